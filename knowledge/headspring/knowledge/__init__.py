@@ -1,0 +1,1 @@
+"""What the platform remembers: topology, series, documents, traces, similar incidents."""

@@ -1,0 +1,1 @@
+"""Incidents like this one."""

@@ -1,0 +1,1 @@
+"""Recent spans, for diagnosis."""

@@ -1,0 +1,1 @@
+"""Engines run stages: read from the log, process, write to the log, commit."""

@@ -1,0 +1,1 @@
+"""Event log: durable, ordered records by topic."""
