@@ -114,7 +114,7 @@ def _check_columns(message: object) -> None:
 
 
 def _to_wire(message: object) -> Message:
-    cls = type(message)
+    cls: Any = type(message)
     if cls not in _MESSAGES:
         raise TypeError(f"{cls.__name__} is not a message that travels")
     wire = _MESSAGES[cls]()
@@ -123,7 +123,7 @@ def _to_wire(message: object) -> Message:
     return wire
 
 
-def _from_wire(kind: type[Any], wire: Message) -> Any:
+def _from_wire(kind: Any, wire: Message) -> Any:
     return kind(**{name: get(wire) for name, _, get in _plan(kind)})
 
 

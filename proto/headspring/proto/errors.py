@@ -12,6 +12,9 @@
     │   ├── NotFound           no such thing
     │   └── Rejected           it will never take this: do not retry
     ├── NotReady               a model is unfitted, state is still recovering
+    ├── AccessError            who asks may not
+    │   ├── Unauthenticated    no key, or one we do not know
+    │   └── Forbidden          a known key whose role does not allow this
     ├── QueryError             a query outside the declared subset, with its position
     └── ActionError            the acting side
         ├── ApprovalRequired   no effect without consent
@@ -73,6 +76,18 @@ class NotReady(PlatformError):
     """A model is unfitted or state is still being recovered."""
 
     retryable = True
+
+
+class AccessError(PlatformError):
+    """Who asks may not do this."""
+
+
+class Unauthenticated(AccessError):
+    """No key was given, or one that is not known here."""
+
+
+class Forbidden(AccessError):
+    """The key is known and its role does not allow this."""
 
 
 class QueryError(PlatformError):
