@@ -1,1 +1,1 @@
-"""headspring.ingestion"""
+"""Telemetry, alerts and changes from outside: received, checked, normalised, made durable, acknowledged."""

@@ -1,0 +1,1 @@
+"""What may come in: size, shape and time limits, safe decompression."""

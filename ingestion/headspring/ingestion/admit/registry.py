@@ -1,0 +1,134 @@
+"""Series identity: 64-bit keyed hashes, known or new, never confused.
+
+The id is a keyed BLAKE2b of tenant, name, unit and sorted labels, so it is the same for every protocol,
+spelling order and process of one installation, and senders cannot aim for collisions. A second part of
+the digest is kept to tell a repeat from a collision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from headspring.ingestion.admit.limits import Limits
+from headspring.ingestion.normalize.metrics import SeriesDraft
+from headspring.proto.telemetry import METRIC_KIND_CODE, SeriesDescriptor
+
+_KIND_MASK = 0xFF
+KEY_BYTES = 16
+
+
+def identify(key: bytes, tenant: str, name: str, unit: str, labels: Mapping[str, str]) -> tuple[int, int]:
+    """Series id and check, 64 bits each; the order of labels does not matter. The id is never 0."""
+    hasher = hashlib.blake2b(digest_size=16, key=key)
+    parts = [tenant, name, unit]
+    for label in sorted(labels):
+        parts += (label, labels[label])
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        hasher.update(len(data).to_bytes(4, "little"))
+        hasher.update(data)
+    digest = hasher.digest()
+    return int.from_bytes(digest[:8], "little") or 1, int.from_bytes(digest[8:], "little")
+
+
+class SeriesRegistry:
+    """All series of this installation, by tenant. One event loop uses it.
+
+    Memory is bounded by `Limits.max_series` per tenant, about 150 bytes each.
+    """
+
+    def __init__(self, *, key: bytes, limits: Limits) -> None:
+        """`key` is the installation's secret, 16 bytes; another key makes every series a new one."""
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"the series key has {len(key)} bytes, wanted {KEY_BYTES}")
+        self._key = key
+        self._limits = limits
+        # series id → upper 56 bits of the check, kind code in the lowest byte
+        self._known: dict[str, dict[int, int]] = {}
+
+    def load(self, descriptors: Iterable[SeriesDescriptor]) -> int:
+        """Fills the registry at start from `telemetry.series`; returns how many were taken.
+
+        A descriptor whose id does not follow from its content (made by another stage, or with another
+        key) is left out: it belongs to whoever made it.
+        """
+        taken = 0
+        for descriptor in descriptors:
+            series_id, check = identify(
+                self._key, descriptor.tenant, descriptor.name, descriptor.unit, descriptor.labels
+            )
+            if series_id == descriptor.series_id:
+                known = self._known.setdefault(descriptor.tenant, {})
+                known[series_id] = (check & ~_KIND_MASK) | METRIC_KIND_CODE[descriptor.kind]
+                taken += 1
+        return taken
+
+    def count(self, tenant: str) -> int:
+        """Series known for a tenant."""
+        return len(self._known.get(tenant, ()))
+
+    def admission(self, tenant: str) -> Admission:
+        """One request's view; nothing it admits is known to others before `commit`."""
+        return Admission(self._key, self._limits, tenant, self._known.setdefault(tenant, {}))
+
+
+class Admission:
+    """Resolves the series of one request. `new` holds descriptors to publish before `commit`."""
+
+    def __init__(self, key: bytes, limits: Limits, tenant: str, known: dict[int, int]) -> None:
+        self._key = key
+        self._limits = limits
+        self._known = known
+        self._pending: dict[int, int] = {}
+        self.tenant = tenant
+        self.new: dict[int, SeriesDescriptor] = {}
+        self.refused: Counter[str] = Counter()
+        """Samples refused, by reason in words."""
+
+    def admit(self, draft: SeriesDraft) -> tuple[int, int] | None:
+        """Series id and kind code, or None where the series may not come in: then `reason` says why."""
+        self.reason = self._shape(draft)
+        if self.reason:
+            return None
+        series_id, check = identify(self._key, self.tenant, draft.name, draft.unit, draft.labels)
+        found = self._known.get(series_id, self._pending.get(series_id))
+        if found is not None:
+            if (found ^ check) & ~_KIND_MASK:
+                self.reason = "its id collides with another series"
+                return None
+            return series_id, found & _KIND_MASK
+        if len(self._known) + len(self._pending) >= self._limits.max_series:
+            self.reason = f"the tenant's limit of {self._limits.max_series} series is reached"
+            return None
+        code = METRIC_KIND_CODE[draft.kind]
+        self._pending[series_id] = (check & ~_KIND_MASK) | code
+        self.new[series_id] = SeriesDescriptor(
+            series_id=series_id,
+            tenant=self.tenant,
+            name=draft.name,
+            unit=draft.unit,
+            kind=draft.kind,
+            entity=draft.entity,
+            labels=draft.labels,
+        )
+        return series_id, code
+
+    def commit(self) -> None:
+        """The descriptors are durable: the series are known from now on."""
+        self._known.update(self._pending)
+        self._pending.clear()
+
+    def _shape(self, draft: SeriesDraft) -> str:
+        if not draft.name:
+            return "the metric has no name"
+        if len(draft.labels) > self._limits.max_labels:
+            return f"{draft.name[:80]} has more than {self._limits.max_labels} labels"
+        longest = self._limits.max_label_bytes
+        for text in (draft.name, draft.unit, *draft.labels.keys(), *draft.labels.values()):
+            if len(text) * 4 > longest and len(text.encode("utf-8", "replace")) > longest:
+                return f"{draft.name[:80]} has a name or label of more than {longest} bytes"
+        return ""
+
+    reason: str = ""

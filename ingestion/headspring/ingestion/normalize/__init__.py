@@ -1,0 +1,1 @@
+"""From foreign telemetry to ours: entities, series, logs, spans, alerts, changes."""

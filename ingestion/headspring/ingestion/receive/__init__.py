@@ -1,0 +1,1 @@
+"""Where telemetry arrives: HTTP, gRPC, this host."""

@@ -1,0 +1,1 @@
+"""Bytes of metric requests to columns: a compiled scanner and its plain reference."""
