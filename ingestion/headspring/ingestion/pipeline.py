@@ -76,7 +76,6 @@ class Intake:
         self._clock = clock
         self._registry = registry
         self._decoder = MetricDecoder(registry, limits, scanner)
-        self._scanner = scanner
         self._shards = shards
         self._open_alerts: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
         self.limits = limits
@@ -199,8 +198,6 @@ class Intake:
                 METRICS, [(record_key(admission.tenant, batch.shard), batch) for batch in batches], now_ns
             )
         admission.commit()
-        if self._scanner is not None:
-            self._scanner.commit(admission.tenant)
         self.counters["headspring_ingestion_new_series_total"] += len(new)
         return self._result("samples", len(columns), columns.rejected)
 

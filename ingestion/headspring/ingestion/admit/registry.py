@@ -8,8 +8,7 @@ the digest is kept to tell a repeat from a collision.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.normalize.metrics import SeriesDraft
@@ -84,8 +83,10 @@ class Admission:
         self._pending: dict[int, int] = {}
         self.tenant = tenant
         self.new: dict[int, SeriesDescriptor] = {}
-        self.refused: Counter[str] = Counter()
-        """Samples refused, by reason in words."""
+        self.on_commit: list[Callable[[], None]] = []
+        """Called by `commit`: what others may remember once the descriptors are durable."""
+        self.reason = ""
+        """Why the last `admit` gave None."""
 
     def admit(self, draft: SeriesDraft) -> tuple[int, int] | None:
         """Series id and kind code, or None where the series may not come in: then `reason` says why."""
@@ -119,6 +120,9 @@ class Admission:
         """The descriptors are durable: the series are known from now on."""
         self._known.update(self._pending)
         self._pending.clear()
+        for call in self.on_commit:
+            call()
+        self.on_commit.clear()
 
     def _shape(self, draft: SeriesDraft) -> str:
         if not draft.name:
@@ -130,5 +134,3 @@ class Admission:
             if len(text) * 4 > longest and len(text.encode("utf-8", "replace")) > longest:
                 return f"{draft.name[:80]} has a name or label of more than {longest} bytes"
         return ""
-
-    reason: str = ""

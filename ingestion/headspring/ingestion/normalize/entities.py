@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from headspring.proto.ids import DEFAULT_NAMESPACE, entity_id, split_entity
+from headspring.proto.ids import DEFAULT_NAMESPACE, ENTITY_KINDS, entity_id, split_entity
 
 _SERVICE_LABELS = (
     "service", "service_name", "service.name", "app", "app_kubernetes_io_name", "application", "deployment",
@@ -24,6 +24,7 @@ _NAMESPACE_LABELS = ("service_namespace", "service.namespace", "namespace", "k8s
 _HOST_LABELS = ("host", "host_name", "host.name", "node", "nodename", "hostname")
 _POD_SUFFIX = re.compile(r"(-[a-f0-9]{6,10})?-[a-z0-9]{5}$|-\d+$")
 """What ReplicaSets (hash, random) and StatefulSets (ordinal) add to a workload's name."""
+_MAX_NAME_CHARS = 256
 _NO_CONTAINER = frozenset({"", "POD"})
 _CACHES = frozenset({"redis", "memcached", "valkey", "hazelcast", "dragonfly"})
 
@@ -36,12 +37,12 @@ def of_resource(attributes: Mapping[str, str]) -> str:
         "faas.name",
     ):  # fmt: skip
         if attributes.get(name, "").strip():
-            return entity_id("service", attributes[name], namespace)
+            return _entity("service", attributes[name], namespace)
     if attributes.get("k8s.pod.name", "").strip():
-        return entity_id("service", workload_of_pod(attributes["k8s.pod.name"]), namespace)
+        return _entity("service", workload_of_pod(attributes["k8s.pod.name"]), namespace)
     for name in ("host.name", "k8s.node.name", "host.id"):
         if attributes.get(name, "").strip():
-            return entity_id("host", attributes[name])
+            return _entity("host", attributes[name])
     return ""
 
 
@@ -69,25 +70,23 @@ def of_labels(labels: Mapping[str, str], metric: str = "") -> str:
     if metric.startswith(_ABOUT_HOSTS):
         host = _first(labels, _HOST_LABELS) or host_of(labels.get("instance", ""))
         if host:
-            return entity_id("host", host)
+            return _entity("host", host)
     namespace = namespace_of(labels)
     name = _first(labels, _WORKLOAD_LABELS if metric.startswith(_ABOUT_OTHERS) else _SERVICE_LABELS)
     if name:
-        return entity_id("service", name, namespace)
+        return _entity("service", name, namespace)
     pod = labels.get("pod", "") or labels.get("pod_name", "")
     if pod.strip():
-        return entity_id("service", workload_of_pod(pod), namespace)
+        return _entity("service", workload_of_pod(pod), namespace)
     host = _first(labels, _HOST_LABELS)
     job = labels.get("job", "").strip()
     if job:
         before, slash, after = job.rpartition("/")
-        return (
-            entity_id("service", after, before) if slash and after and before else entity_id("service", job, namespace)
-        )
+        return _entity("service", after, before) if slash and after and before else _entity("service", job, namespace)
     if host:
-        return entity_id("host", host)
+        return _entity("host", host)
     if labels.get("instance", "").strip():
-        return entity_id("host", host_of(labels["instance"]))
+        return _entity("host", host_of(labels["instance"]))
     return ""
 
 
@@ -128,17 +127,17 @@ def peer_of_span(attributes: Mapping[str, str], *, namespace: str = DEFAULT_NAME
     """
     service = attributes.get("peer.service") or attributes.get("service.peer.name") or ""
     if service.strip():
-        return entity_id("service", service, namespace)
+        return _entity("service", service, namespace)
     system = (attributes.get("db.system.name") or attributes.get("db.system") or "").strip()
     if system:
         kind = "cache" if system.lower() in _CACHES else "database"
-        return entity_id(
+        return _entity(
             kind, _address(attributes) or attributes.get("db.namespace") or attributes.get("db.name") or system
         )
     system = attributes.get("messaging.system", "").strip()
     if system:
         destination = attributes.get("messaging.destination.name") or attributes.get("messaging.destination") or ""
-        return entity_id("queue", destination.strip() or _address(attributes) or system)
+        return _entity("queue", destination.strip() or _address(attributes) or system)
     return ""
 
 
@@ -158,9 +157,18 @@ def _first(values: Mapping[str, str], names: tuple[str, ...]) -> str:
     return ""
 
 
+def _entity(kind: str, name: str, namespace: str = DEFAULT_NAMESPACE) -> str:
+    """`entity_id` of a name from outside: one printable line of bounded length."""
+    return entity_id(kind, _clean(name) or "unnamed", _clean(namespace))
+
+
+def _clean(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:_MAX_NAME_CHARS]).strip()
+
+
 def _is_entity(text: str) -> bool:
     try:
-        split_entity(text)
+        kind, _, name = split_entity(text)
     except ValueError:
         return False
-    return True
+    return kind in ENTITY_KINDS and _clean(name) == name

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 
@@ -84,8 +85,8 @@ class HostMetrics:
             yield self._counter("system.disk.operations", "{operation}", direction="write"), float(counters.write_count)
 
     def _network(self) -> Iterator[tuple[SeriesDraft, float]]:
-        counters = psutil.net_io_counters(nowrap=True)
-        if counters is None:
+        counters: Any = psutil.net_io_counters(nowrap=True)
+        if counters is None:  # a machine without interfaces; the type stubs do not know that
             return
         for direction, io, packets, errors, dropped in (
             ("receive", counters.bytes_recv, counters.packets_recv, counters.errin, counters.dropin),

@@ -7,13 +7,17 @@ the scanner's own hash of raw bytes only remembers, per process, which id those 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.admit.registry import Admission, SeriesRegistry
 from headspring.ingestion.wire import reference
 from headspring.ingestion.wire.columns import Columns, TimeWindow
+
+_MAX_FAMILIES = 100_000
+"""Metric families of a tenant whose type is remembered from remote-write metadata."""
 
 
 class Scanner(Protocol):
@@ -21,11 +25,9 @@ class Scanner(Protocol):
 
     def otlp(self, body: bytes, admission: Admission, window: TimeWindow) -> Columns | None: ...
 
-    def remote_write(self, body: bytes, admission: Admission, window: TimeWindow) -> Columns | None: ...
-
-    def commit(self, tenant: str) -> None:
-        """The descriptors of the series just seen are durable."""
-        ...
+    def remote_write(
+        self, body: bytes, admission: Admission, window: TimeWindow, types: Mapping[str, int]
+    ) -> Columns | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class MetricDecoder:
         self._registry = registry
         self._limits = limits
         self._scanner = scanner
+        # Prometheus sends metadata apart from samples, about once a minute.
+        self._types: dict[str, dict[str, int]] = {}
         self.scanned = 0
         """Bodies that the scanner took."""
         self.fallbacks = 0
@@ -63,14 +67,23 @@ class MetricDecoder:
         """A remote-write 1.0 request, decompressed. Raises `ContractError` where it is none."""
         admission = self._registry.admission(tenant)
         window = self.window(now_ns)
-        columns = self._scanner.remote_write(body, admission, window) if self._scanner else None
+        types = self._types.setdefault(tenant, {})
+        columns = self._scanner.remote_write(body, admission, window, types) if self._scanner else None
         if columns is None:
             admission = self._registry.admission(tenant)
-            columns = reference.remote_write_columns(reference.parse_remote_write(body), admission, window)
+            request = reference.parse_remote_write(body)
+            self._learn_types(types, request)
+            columns = reference.remote_write_columns(request, admission, window, types)
             self.fallbacks += 1
         else:
             self.scanned += 1
         return Decoded(columns=columns, admission=admission)
+
+    def _learn_types(self, types: dict[str, int], request: Any) -> None:
+        stated = reference.metadata_types(request)
+        if len(types) + len(stated) > _MAX_FAMILIES:
+            types.clear()
+        types.update(stated)
 
     def window(self, now_ns: int) -> TimeWindow:
         """Event times that are taken now."""

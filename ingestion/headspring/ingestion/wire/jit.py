@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -13,3 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """The function as machine code, with its own signature for type checkers."""
     return cast("F", numba.njit(cache=True, nogil=True)(function))
+
+
+def primitive(function: Callable[..., Any]) -> Any:
+    """An operation that compiled code may call, given as a function that emits LLVM instructions."""
+    return intrinsic(function)

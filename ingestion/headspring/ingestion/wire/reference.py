@@ -7,7 +7,7 @@ Histograms, exponential histograms and summaries become two series each, `<name>
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -77,10 +77,9 @@ def otlp_columns(request: Any, admission: Admission, window: TimeWindow) -> Colu
     return rows.build()
 
 
-def remote_write_columns(request: Any, admission: Admission, window: TimeWindow) -> Columns:
-    """Columns of a parsed remote-write request; kinds come from its metadata, else from name suffixes."""
+def remote_write_columns(request: Any, admission: Admission, window: TimeWindow, types: Mapping[str, int]) -> Columns:
+    """Columns of a parsed remote-write request; `types` are metric types by family, as metadata states them."""
     rows = ColumnBuilder()
-    types = metadata_types(request)
     for series in request.timeseries:
         labels = {label.name: label.value for label in series.labels}
         draft = prometheus_series(labels, types)
