@@ -45,7 +45,7 @@ def histogram_body() -> bytes:
     request = ExportMetricsServiceRequest()
     resource_metrics = request.resource_metrics.add()
     attributes(resource_metrics.resource.attributes, service__name="service")
-    metric = resource_metrics.scope_metrics.add().metrics.add(name="http.server.request.duration", unit="s")
+    metric: Any = resource_metrics.scope_metrics.add().metrics.add(name="http.server.request.duration", unit="s")
     metric.histogram.aggregation_temporality = 2
     for index in range(500):
         point = metric.histogram.data_points.add(

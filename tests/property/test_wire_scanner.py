@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from headspring.proto.errors import ContractError
 
 WINDOW = TimeWindow(oldest_ns=NOW_NS - 10**12, newest_ns=NOW_NS + 10**12)
 LIMITS = Limits(max_labels=12, max_label_bytes=64)
+SCANNER_KEYS = (np.uint64(3), np.uint64(5), np.uint64(7), np.uint64(11))
 PROFILE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(max_size=12) | st.sampled_from(["a", "b", "service.name", "x" * 70])
@@ -31,11 +31,6 @@ times = st.sampled_from([NOW_NS, NOW_NS + 1, 0, 1, 2**63, 2**64 - 1, WINDOW.olde
 doubles = st.floats() | st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), float("nan")])
 fixed64 = st.integers(0, 2**64 - 1)
 signed64 = st.integers(-(2**63), 2**63 - 1)
-
-
-@functools.cache
-def scanner_keys() -> Any:
-    return np.array([3, 5, 7, 11], dtype=np.uint64)
 
 
 @st.composite
@@ -148,7 +143,7 @@ def assert_equal(left: Columns, right: Columns) -> None:
 
 def check(body: bytes, plain: Plain, fast: Fast, *, must_take: bool) -> bool:
     """Cold (all series new) and warm (all known by their bytes) scans equal the reference."""
-    scanner = WireScanner(LIMITS, keys=scanner_keys())
+    scanner = WireScanner(LIMITS, keys=SCANNER_KEYS)
     first, wanted_admission = admission(), admission()
     columns = fast(scanner, body, first)
     try:
@@ -212,7 +207,7 @@ def test_mutated_bytes_never_crash_nor_give_other_columns_than_the_reference(bod
     ],
 )
 def test_malformed_framing_is_not_taken(body: bytes) -> None:
-    scanner = WireScanner(LIMITS, keys=scanner_keys())
+    scanner = WireScanner(LIMITS, keys=SCANNER_KEYS)
     assert scanner.otlp(body, admission(), WINDOW) is None
     assert scanner.remote_write(body, admission(), WINDOW, {}) is None
 
@@ -221,7 +216,7 @@ def test_series_that_were_not_committed_are_asked_for_again() -> None:
     request = ExportMetricsServiceRequest()
     metric = request.resource_metrics.add().scope_metrics.add().metrics.add(name="x")
     metric.gauge.data_points.add(time_unix_nano=NOW_NS, as_int=1)
-    scanner = WireScanner(LIMITS, keys=scanner_keys())
+    scanner = WireScanner(LIMITS, keys=SCANNER_KEYS)
     registry = SeriesRegistry(key=KEY, limits=LIMITS)
     for _ in range(2):
         lost = registry.admission("t")

@@ -11,7 +11,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.admit.registry import SeriesRegistry
 from headspring.ingestion.pipeline import Intake
-from headspring.ingestion.wire.decode import Scanner
 from headspring.proto import codec
 from headspring.proto.clock import ManualClock
 from headspring.proto.errors import Unavailable
@@ -56,13 +55,13 @@ class MemoryLog:
 
 
 def make_intake(
-    *, limits: Limits | None = None, scanner: Scanner | None = None, shards: int = 1
+    *, limits: Limits | None = None, shards: int = 1, scan: bool = True
 ) -> tuple[Intake, MemoryLog, ManualClock]:
     log = MemoryLog()
     clock = ManualClock(start_ns=NOW_NS)
     limits = limits or Limits()
     registry = SeriesRegistry(key=KEY, limits=limits)
-    return Intake(log, clock=clock, limits=limits, registry=registry, scanner=scanner, shards=shards), log, clock
+    return Intake(log, clock=clock, limits=limits, registry=registry, shards=shards, scan=scan), log, clock
 
 
 def attributes(target: Any, **values: object) -> None:

@@ -58,9 +58,9 @@ class Served:
         return await self.client.post(path, content=content, headers=dict(headers))
 
 
-@pytest.fixture
-def served() -> Served:
-    return Served()
+@pytest.fixture(params=[True, False], ids=["scanner", "reference"])
+def served(request: pytest.FixtureRequest) -> Served:
+    return Served(scan=request.param)
 
 
 def batches(log: MemoryLog) -> list[MetricBatch]:
@@ -203,7 +203,7 @@ async def test_the_stale_marker_is_a_gap(served: Served) -> None:
 
 
 async def test_plain_json_metrics_are_stored(served: Served) -> None:
-    payload = {
+    payload: dict[str, list[dict[str, Any]]] = {
         "metrics": [
             {"name": "orders_total", "labels": {"service": "shop"}, "value": 3},
             {"name": "depth", "labels": {}, "value": 1.5, "timestamp_ms": NOW_MS, "kind": "gauge"},
@@ -230,9 +230,9 @@ async def test_otlp_logs_are_grouped_by_entity(served: Served) -> None:
     assert reply.status_code == 200
     cart, payment = served.log.messages(LogBatch, "telemetry.logs")
     assert (cart.entity, payment.entity) == ("service:shop/cart", "service:shop/payment")
-    record = cart.records[0]
-    assert (record.body, record.severity_number, record.trace_id) == ("cart failed", 17, "01" * 16)
-    assert record.attributes == {"code": "500", "ratio": "0.5", "ok": "false"}
+    stored = cart.records[0]
+    assert (stored.body, stored.severity_number, stored.trace_id) == ("cart failed", 17, "01" * 16)
+    assert stored.attributes == {"code": "500", "ratio": "0.5", "ok": "false"}
 
 
 async def test_plain_json_logs_are_stored(served: Served) -> None:
@@ -250,14 +250,15 @@ async def test_spans_keep_parents_status_and_named_peers(served: Served) -> None
     attributes(resource_spans.resource.attributes, service__name="cart", service__version="1.2")
     spans = resource_spans.scope_spans.add().spans
     trace = b"\x01" * 16
-    root = spans.add(trace_id=trace, span_id=b"\x02" * 8, name="GET /", kind=2, start_time_unix_nano=NOW_NS,
+    root: Any = spans.add(trace_id=trace, span_id=b"\x02" * 8, name="GET /", kind=2, start_time_unix_nano=NOW_NS,
                      end_time_unix_nano=NOW_NS + 7)  # fmt: skip
     root.status.code = 2
-    for index, named in enumerate((
+    clients_named: list[dict[str, Any]] = [
         {"db__system": "postgresql", "server__address": "pg"}, {"db__system__name": "redis"},
         {"messaging__system": "kafka", "messaging__destination__name": "orders"}, {"peer__service": "payment"},
         {"server__address": "payment", "server__port": 80},
-    )):  # fmt: skip
+    ]  # fmt: skip
+    for index, named in enumerate(clients_named):
         span = spans.add(trace_id=trace, span_id=bytes([9, index] * 4), parent_span_id=b"\x02" * 8, kind=3,
                          start_time_unix_nano=NOW_NS)  # fmt: skip
         attributes(span.attributes, **named)

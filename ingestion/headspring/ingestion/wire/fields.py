@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from headspring.ingestion.wire.jit import compiled
+from headspring.ingestion.wire.hashing import load_u8
+from headspring.ingestion.wire.jit import compiled, inlined
 
 OK = 0
 NOT_TAKEN = 1
@@ -21,14 +22,24 @@ _TEN_BYTES = 10
 """A 64-bit varint has at most ten bytes, the last one 0 or 1."""
 
 
-@compiled
+@inlined
 def varint(buffer: Any, position: int, end: int) -> Any:
     """(value, position behind it); position -1 where it is malformed or leaves `end`."""
+    if position < end:
+        # Nearly all tags and lengths are one byte.
+        first = load_u8(buffer, position)
+        if first < 0x80:
+            return np.uint64(first), position + 1
+    return _long_varint(buffer, position, end)
+
+
+@compiled
+def _long_varint(buffer: Any, position: int, end: int) -> Any:
     value = np.uint64(0)
     for index in range(_TEN_BYTES):
         if position >= end:
             return value, -1
-        byte = buffer[position]
+        byte = load_u8(buffer, position)
         position += 1
         if index == _TEN_BYTES - 1 and byte > 1:
             return value, -1
@@ -38,7 +49,7 @@ def varint(buffer: Any, position: int, end: int) -> Any:
     return value, -1
 
 
-@compiled
+@inlined
 def field(buffer: Any, position: int, end: int) -> Any:
     """(tag, start, stop) of the field at `position`: its payload is `buffer[start:stop]` and the next
     field begins at `stop`. stop = -1 where it is malformed or leaves `end`."""

@@ -13,30 +13,46 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numpy.typing import NDArray
 
-from headspring.ingestion.wire.jit import compiled, primitive
+from headspring.ingestion.wire.jit import inlined, primitive
 
-KEY_WORDS = 4
 PADDING_BYTES = 8
 """What a buffer needs after its last byte, so that the last eight-byte load stays inside it."""
 
 
-def random_keys() -> NDArray[np.uint64]:
-    """Secret words, shape (4,)."""
-    return np.frombuffer(secrets.token_bytes(8 * KEY_WORDS), dtype=np.uint64).copy()
+Keys = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+"""Secret words; a tuple, so that compiled code holds them in registers."""
+
+
+def random_keys() -> Keys:
+    """Words that nobody outside this process knows."""
+    first, second, third, fourth = (np.uint64(secrets.randbits(64)) for _ in range(4))
+    return first, second, third, fourth
 
 
 @primitive
-def load_u64(_context: Any, array: Any, index: Any) -> Any:
-    """Eight bytes at `index` of a uint8 array as a little-endian word, unaligned, unchecked."""
+def load_u64(_context: Any, address: Any, index: Any) -> Any:
+    """Eight bytes at `address + index` as a little-endian word, unaligned, unchecked.
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.gep(data, [arguments[1]])
-        return builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
+    Buffers are passed as addresses (uint64), because compiled code counts references to arrays on every
+    call, which costs more than reading a field. The caller holds the buffer."""
 
-    return types.uint64(array, index), codegen
+    def codegen(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        place = builder.add(arguments[0], arguments[1])
+        return builder.load(builder.inttoptr(place, ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(types.uint64, types.int64), codegen
+
+
+@primitive
+def load_u8(_context: Any, address: Any, index: Any) -> Any:
+    """The byte at `address + index`, unchecked."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        place = builder.add(arguments[0], arguments[1])
+        return builder.load(builder.inttoptr(place, ir.IntType(8).as_pointer()))
+
+    return types.uint8(types.uint64, types.int64), codegen
 
 
 @primitive
@@ -52,9 +68,9 @@ def fold(_context: Any, left: Any, right: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), codegen
 
 
-@compiled
+@inlined
 def hash_range(buffer: Any, start: int, stop: int, seed: Any, keys: Any) -> Any:
-    """Hash of `buffer[start:stop]` continuing `seed`; never 0, so that 0 can mean "none"."""
+    """Hash of the bytes from `start` to `stop` continuing `seed`; never 0, so that 0 can mean "none"."""
     state: Any = fold(seed ^ keys[0], np.uint64(stop - start) ^ keys[1])
     position = start
     while position + 8 <= stop:

@@ -16,6 +16,11 @@ def compiled(function: F) -> F:
     return cast("F", numba.njit(cache=True, nogil=True)(function))
 
 
+def inlined(function: F) -> F:
+    """Like `compiled`, for small functions on the innermost path: their machine code goes into the caller's."""
+    return cast("F", numba.njit(cache=True, nogil=True, forceinline=True)(function))
+
+
 def primitive(function: Callable[..., Any]) -> Any:
     """An operation that compiled code may call, given as a function that emits LLVM instructions."""
     return intrinsic(function)

@@ -12,7 +12,7 @@ import numpy as np
 
 from headspring.ingestion.wire.fields import NOT_TAKEN, OK, field, varint
 from headspring.ingestion.wire.hashing import hash_range, load_u64
-from headspring.ingestion.wire.jit import compiled
+from headspring.ingestion.wire.jit import compiled, inlined
 from headspring.ingestion.wire.output import (
     COUNT,
     DATA_TAG,
@@ -47,7 +47,8 @@ _SPREAD = 0x9E3779B97F4A7C15
 
 @compiled
 def scan_otlp(buffer: Any, size: int, out: Output) -> int:
-    """OK, or NOT_TAKEN with `out` undefined. `buffer` is the request with 8 bytes of padding behind `size`."""
+    """OK, or NOT_TAKEN with `out` undefined. `buffer` is the address of the request,
+    which has 8 bytes of padding behind `size`."""
     position = 0
     while position < size:
         tag, start, stop = field(buffer, position, size)
@@ -181,7 +182,7 @@ def _kind(buffer: Any, start: int, stop: int, data_tag: int) -> int:
     return _COUNTER if monotonic or data_tag != SUM_TAG else _UPDOWN
 
 
-@compiled
+@inlined
 def _point(buffer: Any, start: int, stop: int, data_tag: int, seed: Any, out: Output) -> int:
     """Up to two rows of one data point."""
     number = data_tag in (GAUGE_TAG, SUM_TAG)
@@ -220,7 +221,7 @@ def _point(buffer: Any, start: int, stop: int, data_tag: int, seed: Any, out: Ou
     return OK
 
 
-@compiled
+@inlined
 def _row(time: Any, word: Any, form: int, signed: bool, raw: Any, variant: int, out: Output) -> None:
     """Writes or counts one sample."""
     if time < np.uint64(out.oldest_ns) or time > np.uint64(out.newest_ns):

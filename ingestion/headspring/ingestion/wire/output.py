@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headspring.ingestion.wire.columns import TimeWindow
+from headspring.ingestion.wire.hashing import Keys
 
 # Places in `Output.state`.
 ROWS, METRICS, REJECTED_TIME, REJECTED_VALUE = 0, 1, 2, 3
@@ -27,7 +28,7 @@ class Output(NamedTuple):
 
     oldest_ns: int
     newest_ns: int
-    keys: NDArray[np.uint64]
+    keys: Keys
     """Secret words of the hash."""
     times: NDArray[np.int64]
     bits: NDArray[np.uint64]
@@ -47,7 +48,7 @@ class Output(NamedTuple):
     state: NDArray[np.int64]
 
 
-def new_output(capacity: int, keys: NDArray[np.uint64], window: TimeWindow, *, with_metrics: bool) -> Output:
+def new_output(capacity: int, keys: Keys, window: TimeWindow, *, with_metrics: bool) -> Output:
     """Arrays for at most `capacity` rows; memory is only touched where rows are written."""
     bits = np.empty(capacity, dtype=np.uint64)
     return Output(

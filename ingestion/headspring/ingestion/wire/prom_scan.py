@@ -12,7 +12,7 @@ import numpy as np
 
 from headspring.ingestion.wire.fields import NOT_TAKEN, OK, field, varint
 from headspring.ingestion.wire.hashing import hash_range, load_u64
-from headspring.ingestion.wire.jit import compiled
+from headspring.ingestion.wire.jit import compiled, inlined
 from headspring.ingestion.wire.output import EXPONENT_BITS, MAGNITUDE_BITS, REJECTED_TIME, REJECTED_VALUE, ROWS, Output
 
 MIN_ROW_BYTES = 5
@@ -23,7 +23,8 @@ _MAX_MS = (2**63 - 1) // _MS
 
 @compiled
 def scan_remote_write(buffer: Any, size: int, out: Output) -> int:
-    """OK, or NOT_TAKEN with `out` undefined. `buffer` is the request with 8 bytes of padding behind `size`."""
+    """OK, or NOT_TAKEN with `out` undefined. `buffer` is the address of the request,
+    which has 8 bytes of padding behind `size`."""
     position = 0
     while position < size:
         tag, start, stop = field(buffer, position, size)
@@ -59,7 +60,7 @@ def _series(buffer: Any, start: int, stop: int, out: Output) -> int:
     return OK
 
 
-@compiled
+@inlined
 def _sample(buffer: Any, start: int, stop: int, raw: Any, out: Output) -> int:
     word, time_ms, position = np.uint64(0), np.int64(0), start
     while position < stop:

@@ -22,7 +22,7 @@ from headspring.ingestion.normalize.values import attribute_map
 from headspring.ingestion.wire import otlp_scan, prom_scan
 from headspring.ingestion.wire.columns import NO_VALUE, TOO_OLD_OR_NEW, Columns, TimeWindow
 from headspring.ingestion.wire.fields import OK
-from headspring.ingestion.wire.hashing import PADDING_BYTES, random_keys
+from headspring.ingestion.wire.hashing import PADDING_BYTES, Keys, random_keys
 from headspring.ingestion.wire.output import (
     COUNT,
     DATA_TAG,
@@ -63,7 +63,7 @@ _DraftOf = Callable[[int], SeriesDraft]
 class WireScanner:
     """A `Scanner`. One event loop uses it; the compiled passes do not hold the interpreter lock."""
 
-    def __init__(self, limits: Limits, *, keys: NDArray[np.uint64] | None = None) -> None:
+    def __init__(self, limits: Limits, *, keys: Keys | None = None) -> None:
         """`keys` are the secret words of the raw hash; drawn at random unless a test gives them."""
         self._limits = limits
         self._keys = random_keys() if keys is None else keys
@@ -74,7 +74,7 @@ class WireScanner:
         window = TimeWindow(oldest_ns=1, newest_ns=2)
         buffer = np.zeros(PADDING_BYTES, dtype=np.uint8)
         for scan in (otlp_scan.scan_otlp, prom_scan.scan_remote_write):
-            scan(buffer, 0, new_output(1, self._keys, window, with_metrics=True))
+            scan(np.uint64(buffer.ctypes.data), 0, new_output(1, self._keys, window, with_metrics=True))
         table = RawTable(max_entries=1)
         one = np.ones(1, dtype=np.uint64)
         table.put(one, one, np.ones(1, dtype=np.uint8))
@@ -83,7 +83,8 @@ class WireScanner:
     def otlp(self, body: bytes, admission: Admission, window: TimeWindow) -> Columns | None:
         """Columns of an OTLP metrics request, None where the plain path must do it."""
         out = new_output(len(body) // otlp_scan.MIN_ROW_BYTES + 16, self._keys, window, with_metrics=True)
-        if otlp_scan.scan_otlp(_padded(body), len(body), out) != OK:
+        buffer = _padded(body)
+        if otlp_scan.scan_otlp(np.uint64(buffer.ctypes.data), len(body), out) != OK:
             return None
         return self._resolve("otlp", out, admission, _otlp_drafts(body, out), own_kinds=True)
 
@@ -92,7 +93,8 @@ class WireScanner:
     ) -> Columns | None:
         """Columns of a remote-write request, None where the plain path must do it."""
         out = new_output(len(body) // prom_scan.MIN_ROW_BYTES + 16, self._keys, window, with_metrics=False)
-        if prom_scan.scan_remote_write(_padded(body), len(body), out) != OK:
+        buffer = _padded(body)
+        if prom_scan.scan_remote_write(np.uint64(buffer.ctypes.data), len(body), out) != OK:
             return None
         return self._resolve("prometheus", out, admission, _prometheus_drafts(body, out, types), own_kinds=False)
 
