@@ -6,10 +6,11 @@ that the sender must not send this again (400, 413 for `LimitExceeded`); `Unavai
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -29,7 +30,6 @@ from headspring.ingestion.normalize.otlp_json import parse_otlp_json
 from headspring.ingestion.normalize.spans import otlp_spans
 from headspring.ingestion.wire.columns import TOO_OLD_OR_NEW, ColumnBuilder
 from headspring.ingestion.wire.decode import Decoded, MetricDecoder
-from headspring.ingestion.wire.reference import otlp_columns
 from headspring.proto import codec
 from headspring.proto.action import DeadLetter
 from headspring.proto.clock import NS_PER_S, Clock
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 PROTOBUF_TYPE = "application/x-protobuf"
+T = TypeVar("T")
+
+_ASIDE_BYTES = 256 * 1024
+"""Python reads about 10 MB/s of spans or JSON: up to here a body holds the event loop for some 25 ms."""
 RESOLVE_TIMEOUT_S = 300.0
 """A firing alert whose sender gives no start and falls silent ends after this (Alertmanager's default)."""
 _MAX_OPEN_ALERTS = 100_000
@@ -81,7 +85,7 @@ class Intake:
             limits: See `admit.limits`.
             registry: Series known so far; filled from `telemetry.series` before the first request.
             shards: How many window shards samples are spread over, by series id.
-            scan: False leaves out the compiled scanner: same results, about thirty times the CPU time.
+            scan: False leaves out the compiled scanner: same results, twenty to a hundred times the CPU time.
         """
         self._scanner: WireScanner | None = None
         if scan:
@@ -108,24 +112,29 @@ class Intake:
         """An OTLP metrics request, protobuf or JSON by `content_type`, decompressed."""
         now_ns = self._clock.now_ns()
         if content_type == JSON_TYPE:
-            request = parse_otlp_json(body, ExportMetricsServiceRequest(), max_depth=self.limits.max_json_depth)
-            admission = self._registry.admission(tenant)
-            decoded = Decoded(
-                columns=otlp_columns(request, admission, self._decoder.window(now_ns)), admission=admission
+            depth = self.limits.max_json_depth
+            decoded = await self._aside(
+                body,
+                lambda: self._decoder.parsed_otlp(
+                    tenant, parse_otlp_json(body, ExportMetricsServiceRequest(), max_depth=depth), now_ns
+                ),
             )
         else:
-            decoded = self._decoder.otlp(tenant, body, now_ns)
+            scanned = self._decoder.scan_otlp(tenant, body, now_ns)
+            decoded = scanned or await self._plain(body, lambda: self._decoder.plain_otlp(tenant, body, now_ns))
         return await self._store_metrics(decoded, now_ns)
 
     async def metrics_remote_write(self, tenant: str, body: bytes) -> PartialResult:
         """A Prometheus remote-write 1.0 request, decompressed."""
         now_ns = self._clock.now_ns()
-        return await self._store_metrics(self._decoder.remote_write(tenant, body, now_ns), now_ns)
+        scanned = self._decoder.scan_remote_write(tenant, body, now_ns)
+        decoded = scanned or await self._plain(body, lambda: self._decoder.plain_remote_write(tenant, body, now_ns))
+        return await self._store_metrics(decoded, now_ns)
 
     async def metrics_json(self, tenant: str, body: bytes) -> PartialResult:
         """Our plain JSON form, see `normalize.json_metrics`; also OTLP JSON, told by `resourceMetrics`."""
         now_ns = self._clock.now_ns()
-        payload = parse_json(body, max_depth=self.limits.max_json_depth)
+        payload = await self._aside(body, lambda: parse_json(body, max_depth=self.limits.max_json_depth))
         if isinstance(payload, Mapping) and "resourceMetrics" in payload:
             return await self.metrics_otlp(tenant, body, JSON_TYPE)
         rows = ColumnBuilder()
@@ -150,29 +159,39 @@ class Intake:
     async def logs_otlp(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
         """An OTLP logs request, protobuf or JSON by `content_type`, decompressed."""
         now_ns = self._clock.now_ns()
-        request = self._parse(body, ExportLogsServiceRequest(), content_type, "an OTLP logs request")
-        return await self._store_logs(tenant, otlp_logs(request, self.limits, now_ns), Counter(), now_ns)
+
+        def read() -> _Read:
+            request = self._parse(body, ExportLogsServiceRequest(), content_type, "an OTLP logs request")
+            return self._read_logs(tenant, otlp_logs(request, self.limits, now_ns), Counter(), now_ns)
+
+        return await self._store_read(LOGS, "log_records", await self._aside(body, read))
 
     async def logs_json(self, tenant: str, body: bytes) -> PartialResult:
         """Our plain JSON form, see `normalize.logs.json_logs`; also OTLP JSON, told by `resourceLogs`."""
         now_ns = self._clock.now_ns()
-        payload = parse_json(body, max_depth=self.limits.max_json_depth)
+        payload = await self._aside(body, lambda: parse_json(body, max_depth=self.limits.max_json_depth))
         if isinstance(payload, Mapping) and "resourceLogs" in payload:
             return await self.logs_otlp(tenant, body, JSON_TYPE)
         rejected: Counter[str] = Counter()
-        return await self._store_logs(tenant, json_logs(payload, self.limits, now_ns, rejected), rejected, now_ns)
+        records = json_logs(payload, self.limits, now_ns, rejected)
+        read = await self._aside(body, lambda: self._read_logs(tenant, records, rejected, now_ns))
+        return await self._store_read(LOGS, "log_records", read)
 
     async def traces_otlp(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
         """An OTLP trace request, protobuf or JSON by `content_type`, decompressed."""
         now_ns = self._clock.now_ns()
-        request = self._parse(body, ExportTraceServiceRequest(), content_type, "an OTLP trace request")
-        rejected: Counter[str] = Counter()
-        batches = [
-            SpanBatch(tenant=tenant, entity=entity, received_ns=now_ns, spans=spans)
-            for entity, spans in by_entity(otlp_spans(request, self.limits, rejected), self.limits.max_record_bytes)
-        ]
-        await self._append(SPANS, [(record_key(tenant, batch.entity), batch) for batch in batches], now_ns)
-        return self._result("spans", sum(len(batch.spans) for batch in batches), rejected)
+
+        def read() -> _Read:
+            request = self._parse(body, ExportTraceServiceRequest(), content_type, "an OTLP trace request")
+            rejected: Counter[str] = Counter()
+            groups = by_entity(otlp_spans(request, self.limits, rejected), self.limits.max_record_bytes)
+            batches = [
+                SpanBatch(tenant=tenant, entity=entity, received_ns=now_ns, spans=spans) for entity, spans in groups
+            ]
+            keyed = [(record_key(tenant, batch.entity), batch) for batch in batches]
+            return _Read(_records(keyed, now_ns), sum(len(batch.spans) for batch in batches), rejected)
+
+        return await self._store_read(SPANS, "spans", await self._aside(body, read))
 
     async def alerts_alertmanager(self, tenant: str, payload: bytes) -> PartialResult:
         """An Alertmanager v4 or Grafana webhook, or plain `{"alerts": [...]}`."""
@@ -223,15 +242,28 @@ class Intake:
         self.counters["headspring_ingestion_new_series_total"] += len(new)
         return self._result("samples", len(columns), columns.rejected)
 
-    async def _store_logs(
+    def _read_logs(
         self, tenant: str, records: Iterable[tuple[str, LogRecord]], rejected: Counter[str], now_ns: int
-    ) -> PartialResult:
+    ) -> _Read:
         batches = [
             LogBatch(tenant=tenant, entity=entity, received_ns=now_ns, records=group)
             for entity, group in by_entity(records, self.limits.max_record_bytes)
         ]
-        await self._append(LOGS, [(record_key(tenant, batch.entity), batch) for batch in batches], now_ns)
-        return self._result("log_records", sum(len(batch.records) for batch in batches), rejected)
+        keyed = [(record_key(tenant, batch.entity), batch) for batch in batches]
+        return _Read(_records(keyed, now_ns), sum(len(batch.records) for batch in batches), rejected)
+
+    async def _store_read(self, topic: Topic, noun: str, read: _Read) -> PartialResult:
+        if read.records:
+            await self._log.append(topic.name, read.records)
+        return self._result(noun, read.accepted, read.rejected)
+
+    async def _plain(self, body: bytes, work: Callable[[], Decoded]) -> Decoded:
+        self.counters["headspring_ingestion_plain_decodes_total"] += 1
+        return await self._aside(body, work)
+
+    async def _aside(self, body: bytes, work: Callable[[], T]) -> T:
+        """Work in proportion to a body: large ones in a thread, so that other requests are still answered."""
+        return await asyncio.to_thread(work) if len(body) > _ASIDE_BYTES else work()
 
     async def _store_alerts(self, tenant: str, payload: bytes, read: Any) -> PartialResult:
         now_ns = self._clock.now_ns()
@@ -263,8 +295,7 @@ class Intake:
 
     async def _append(self, topic: Topic, keyed: Sequence[tuple[bytes, object]], now_ns: int) -> None:
         if keyed:
-            records = [Record(key=key, value=codec.encode(message), time_ns=now_ns) for key, message in keyed]
-            await self._log.append(topic.name, records)
+            await self._log.append(topic.name, _records(keyed, now_ns))
 
     async def _bury(self, topic: Topic, payload: bytes, reason: str, now_ns: int, headers: Mapping[str, str]) -> None:
         """Keeps what could not be read, so that an operator can see what a sender sends."""
@@ -296,3 +327,15 @@ class Intake:
         self.counters[f"headspring_ingestion_{noun}_rejected_total"] += lost
         message = "; ".join(f"{count}: {reason}" for reason, count in rejected.most_common(3))
         return PartialResult(accepted=accepted, rejected=lost, message=message)
+
+
+class _Read(NamedTuple):
+    """A request's records, ready to append."""
+
+    records: list[Record]
+    accepted: int
+    rejected: Counter[str]
+
+
+def _records(keyed: Sequence[tuple[bytes, object]], now_ns: int) -> list[Record]:
+    return [Record(key=key, value=codec.encode(message), time_ns=now_ns) for key, message in keyed]

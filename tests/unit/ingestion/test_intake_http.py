@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Mapping
@@ -165,8 +166,8 @@ def remote_write(*series: tuple[dict[str, str], list[tuple[float, int]]]) -> byt
         one = request.timeseries.add()
         for name, value in sorted(labels.items()):
             one.labels.add(name=name, value=value)
-        for value, time_ms in samples:
-            one.samples.add(value=value, timestamp=time_ms)
+        for sample, time_ms in samples:
+            one.samples.add(value=sample, timestamp=time_ms)
     return bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
 
 
@@ -404,3 +405,17 @@ async def test_samples_are_spread_over_shards_and_split_by_size() -> None:
     assert all((batch.series_id % np.uint64(4) == batch.shard).all() for batch in stored)
     assert max(len(record.value) for record in served.log.records["telemetry.metrics"]) < 20_000
     assert sum(len(batch.new_series) for batch in stored) == 2000
+
+
+async def test_large_bodies_do_not_hold_up_small_ones(served: Served) -> None:
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    for index in range(1, 20_000):
+        spans.add(trace_id=b"\x01" * 16, span_id=index.to_bytes(8), name="x", start_time_unix_nano=NOW_NS)
+    large = asyncio.create_task(served.post("/v1/traces", request.SerializeToString(), PROTOBUF))
+    await asyncio.sleep(0.01)
+    assert (await served.post("/v1/metrics", gauge_request([1.0]).SerializeToString(), PROTOBUF)).status_code == 200
+    assert served.log.order[-1] == "telemetry.metrics", "the small one was first"
+    assert (await large).status_code == 200
+    assert sum(len(batch.spans) for batch in served.log.messages(SpanBatch, "telemetry.spans")) == 19_999
+    assert max(len(record.value) for record in served.log.records["telemetry.spans"]) < 500_000

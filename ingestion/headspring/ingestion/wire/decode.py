@@ -45,38 +45,47 @@ class MetricDecoder:
         self._scanner = scanner
         # Prometheus sends metadata apart from samples, about once a minute.
         self._types: dict[str, dict[str, int]] = {}
-        self.scanned = 0
-        """Bodies that the scanner took."""
-        self.fallbacks = 0
-        """Bodies that the reference had to do."""
 
     def otlp(self, tenant: str, body: bytes, now_ns: int) -> Decoded:
         """An OTLP metrics request in protobuf. Raises `ContractError` where it is none."""
-        admission = self._registry.admission(tenant)
-        window = self.window(now_ns)
-        columns = self._scanner.otlp(body, admission, window) if self._scanner else None
-        if columns is None:
-            admission = self._registry.admission(tenant)
-            columns = reference.otlp_columns(reference.parse_otlp(body), admission, window)
-            self.fallbacks += 1
-        else:
-            self.scanned += 1
-        return Decoded(columns=columns, admission=admission)
+        return self.scan_otlp(tenant, body, now_ns) or self.plain_otlp(tenant, body, now_ns)
 
     def remote_write(self, tenant: str, body: bytes, now_ns: int) -> Decoded:
         """A remote-write 1.0 request, decompressed. Raises `ContractError` where it is none."""
+        return self.scan_remote_write(tenant, body, now_ns) or self.plain_remote_write(tenant, body, now_ns)
+
+    def scan_otlp(self, tenant: str, body: bytes, now_ns: int) -> Decoded | None:
+        """The fast way, None where the plain one must do it. Quick for any body; only on the event loop."""
+        if self._scanner is None:
+            return None
         admission = self._registry.admission(tenant)
-        window = self.window(now_ns)
+        return _decoded(self._scanner.otlp(body, admission, self.window(now_ns)), admission)
+
+    def plain_otlp(self, tenant: str, body: bytes, now_ns: int) -> Decoded:
+        """The plain way; may run beside the event loop, as it only reads what is shared."""
+        return self.parsed_otlp(tenant, reference.parse_otlp(body), now_ns)
+
+    def parsed_otlp(self, tenant: str, request: Any, now_ns: int) -> Decoded:
+        """From a message; beside the event loop as above."""
+        admission = self._registry.admission(tenant)
+        columns = reference.otlp_columns(request, admission, self.window(now_ns))
+        return Decoded(columns=columns, admission=admission)
+
+    def scan_remote_write(self, tenant: str, body: bytes, now_ns: int) -> Decoded | None:
+        """See `scan_otlp`."""
+        if self._scanner is None:
+            return None
+        admission = self._registry.admission(tenant)
         types = self._types.setdefault(tenant, {})
-        columns = self._scanner.remote_write(body, admission, window, types) if self._scanner else None
-        if columns is None:
-            admission = self._registry.admission(tenant)
-            request = reference.parse_remote_write(body)
-            self._learn_types(types, request)
-            columns = reference.remote_write_columns(request, admission, window, types)
-            self.fallbacks += 1
-        else:
-            self.scanned += 1
+        return _decoded(self._scanner.remote_write(body, admission, self.window(now_ns), types), admission)
+
+    def plain_remote_write(self, tenant: str, body: bytes, now_ns: int) -> Decoded:
+        """See `plain_otlp`; also learns metric types from metadata."""
+        admission = self._registry.admission(tenant)
+        types = self._types.setdefault(tenant, {})
+        request = reference.parse_remote_write(body)
+        self._learn_types(types, request)
+        columns = reference.remote_write_columns(request, admission, self.window(now_ns), types)
         return Decoded(columns=columns, admission=admission)
 
     def _learn_types(self, types: dict[str, int], request: Any) -> None:
@@ -88,3 +97,7 @@ class MetricDecoder:
     def window(self, now_ns: int) -> TimeWindow:
         """Event times that are taken now."""
         return TimeWindow.around(now_ns, max_age_s=self._limits.max_age_s, max_future_s=self._limits.max_future_s)
+
+
+def _decoded(columns: Columns | None, admission: Admission) -> Decoded | None:
+    return None if columns is None else Decoded(columns=columns, admission=admission)
