@@ -17,13 +17,15 @@ from headspring.ingestion.admit.registry import Admission, SeriesRegistry
 from headspring.ingestion.testing import KEY, NOW_NS
 from headspring.ingestion.wire import reference
 from headspring.ingestion.wire.columns import Columns, TimeWindow
+from headspring.ingestion.wire.hashing import hash_range, random_keys
+from headspring.ingestion.wire.jit import compiled
 from headspring.ingestion.wire.prompb import WriteRequest
 from headspring.ingestion.wire.scanner import WireScanner
 from headspring.proto.errors import ContractError
 
 WINDOW = TimeWindow(oldest_ns=NOW_NS - 10**12, newest_ns=NOW_NS + 10**12)
 LIMITS = Limits(max_labels=12, max_label_bytes=64)
-SCANNER_KEYS = (np.uint64(3), np.uint64(5), np.uint64(7), np.uint64(11))
+SCANNER_KEYS = random_keys()
 PROFILE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(max_size=12) | st.sampled_from(["a", "b", "service.name", "x" * 70])
@@ -226,3 +228,102 @@ def test_series_that_were_not_committed_are_asked_for_again() -> None:
     kept = registry.admission("t")
     assert scanner.otlp(request.SerializeToString(), kept, WINDOW) is not None
     assert not kept.new
+
+
+def delimited(number: int, payload: bytes) -> bytes:
+    assert len(payload) < 128
+    return bytes([number << 3 | 2, len(payload)]) + payload
+
+
+POINT = b"\x19" + NOW_NS.to_bytes(8, "little") + b"\x21" + np.float64(2.5).tobytes()
+GAUGE = delimited(1, POINT)
+NAME = delimited(1, b"m")
+RESOURCE = delimited(1, delimited(1, delimited(1, b"service.name") + delimited(2, delimited(1, b"cart"))))
+OTHER_RESOURCE = delimited(1, delimited(1, delimited(1, b"zone") + delimited(2, delimited(1, b"b"))))
+METRICS = delimited(2, NAME + delimited(5, GAUGE))
+
+
+@pytest.mark.parametrize(
+    ("resource_metrics", "taken"),
+    [
+        (RESOURCE + delimited(2, METRICS), True),
+        (delimited(2, METRICS) + RESOURCE, True),  # fields in another order
+        (RESOURCE + delimited(2, delimited(2, delimited(5, GAUGE) + NAME)), True),  # name after data
+        (RESOURCE + delimited(2, METRICS) + delimited(15, b"unknown") + b"\x78\x05", True),
+        (RESOURCE + OTHER_RESOURCE + delimited(2, METRICS), False),  # to be merged
+        (RESOURCE + delimited(2, delimited(2, NAME + delimited(5, GAUGE) + delimited(7, GAUGE))), False),  # last counts
+        (
+            RESOURCE + delimited(2, delimited(2, NAME + delimited(5, GAUGE) + delimited(5, GAUGE))),
+            False,
+        ),  # to be merged
+        (RESOURCE + delimited(2, delimited(1, NAME) + delimited(1, b"") + METRICS), False),  # two scopes
+    ],
+)
+def test_odd_but_legal_encodings_are_scanned_right_or_left_to_the_reference(
+    resource_metrics: bytes, taken: bool
+) -> None:
+    body = delimited(1, resource_metrics)
+    assert len(plain_otlp(body, admission())) >= 1
+    assert check(body, plain_otlp, fast_otlp, must_take=taken) is taken
+
+
+def test_counts_are_unsigned_and_integers_signed() -> None:
+    request = ExportMetricsServiceRequest()
+    scope_metrics = request.resource_metrics.add().scope_metrics.add()
+    histogram = scope_metrics.metrics.add(name="h").histogram
+    histogram.data_points.add(time_unix_nano=NOW_NS, count=2**63 + 2**62)
+    scope_metrics.metrics.add(name="g").gauge.data_points.add(time_unix_nano=NOW_NS, as_int=-(2**40))
+    assert check(request.SerializeToString(), plain_otlp, fast_otlp, must_take=True)
+    columns = fast_otlp(WireScanner(LIMITS, keys=SCANNER_KEYS), request.SerializeToString(), admission())
+    assert columns is not None
+    assert columns.value.tolist() == [float(2**63 + 2**62), float(-(2**40))]
+
+
+def test_samples_of_refused_series_are_counted_alike_on_both_paths() -> None:
+    request = ExportMetricsServiceRequest()
+    scope_metrics = request.resource_metrics.add().scope_metrics.add()
+    for index in range(4):
+        points = scope_metrics.metrics.add(name=f"m{index}").gauge.data_points
+        points.add(time_unix_nano=NOW_NS, as_int=1)
+        points.add(time_unix_nano=NOW_NS + 1, as_int=2)
+    limits = Limits(max_series=2)
+    body = request.SerializeToString()
+    fast = WireScanner(limits, keys=SCANNER_KEYS).otlp(
+        body, SeriesRegistry(key=KEY, limits=limits).admission("t"), WINDOW
+    )
+    plain = plain_otlp(body, SeriesRegistry(key=KEY, limits=limits).admission("t"))
+    assert fast is not None
+    assert_equal(fast, plain)
+    assert (len(fast), sum(fast.rejected.values())) == (4, 4)
+
+
+@compiled
+def hash_all(address: Any, width: int, count: int, seed: Any, keys: Any, out: Any) -> None:
+    for index in range(count):
+        out[index] = hash_range(address, index * width, (index + 1) * width, seed, keys)
+
+
+@pytest.mark.parametrize("width", [3, 8, 11, 16, 24])
+def test_a_million_ranges_that_differ_in_few_bits_have_distinct_hashes(width: int) -> None:
+    count = 1_000_000
+    data = np.zeros((count + 1, width), dtype=np.uint8)
+    numbers = np.arange(count, dtype=np.uint32)
+    for place in range(3):
+        # Spread over the range, so that differences in several words could cancel out.
+        data[:count, place * (width - 1) // 2] ^= (numbers >> np.uint32(8 * place)).astype(np.uint8)
+    out = np.empty(count, dtype=np.uint64)
+    hash_all(np.uint64(data.ctypes.data), width, count, np.uint64(1), SCANNER_KEYS, out)
+    assert np.unique(out).size == count
+    # Every bit is set about half of the time.
+    shares = [float(((out >> np.uint64(bit)) & np.uint64(1)).mean()) for bit in range(64)]
+    assert 0.49 < min(shares) <= max(shares) < 0.51
+
+
+def test_cutting_a_text_elsewhere_gives_another_hash() -> None:
+    data = np.frombuffer(b"abcdefghijklmnop" + bytes(8), dtype=np.uint8).copy()
+    address = np.uint64(data.ctypes.data)
+    hashes = set()
+    for cut in range(17):
+        first = hash_range(address, 0, cut, np.uint64(1), SCANNER_KEYS)
+        hashes.add(int(hash_range(address, cut, 16, np.uint64(first), SCANNER_KEYS)))
+    assert len(hashes) == 17

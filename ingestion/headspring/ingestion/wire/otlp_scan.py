@@ -80,7 +80,7 @@ def _resource_metrics(buffer: Any, start: int, stop: int, out: Output) -> int:
     code, resource_start, resource_stop = _only(buffer, start, stop, 10)
     if code != OK:
         return NOT_TAKEN
-    seed = hash_range(buffer, resource_start, resource_stop, out.keys[0], out.keys)
+    seed = hash_range(buffer, resource_start, resource_stop, np.uint64(_SPREAD), out.keys)
     position, first = start, out.state[METRICS]
     while position < stop:
         tag, inner_start, inner_stop = field(buffer, position, stop)

@@ -17,6 +17,8 @@ from headspring.ingestion.wire.output import EXPONENT_BITS, MAGNITUDE_BITS, REJE
 
 MIN_ROW_BYTES = 5
 """A stored row takes at least its framing and a varint of milliseconds after 1970."""
+_SEED = 0xD1B54A32D192ED03
+"""Any odd constant; the secret comes with the keys."""
 _MS = 1_000_000
 _MAX_MS = (2**63 - 1) // _MS
 
@@ -38,7 +40,7 @@ def scan_remote_write(buffer: Any, size: int, out: Output) -> int:
 
 @compiled
 def _series(buffer: Any, start: int, stop: int, out: Output) -> int:
-    raw, position = out.keys[3], start
+    raw, position = np.uint64(_SEED), start
     while position < stop:
         tag, field_start, field_stop = field(buffer, position, stop)
         if field_stop < 0 or tag == 34:
