@@ -93,6 +93,7 @@ class Intake:
             from headspring.ingestion.wire import scanner
 
             self._scanner = scanner.WireScanner(limits)
+            registry.on_expire.append(self._scanner.seen_since)
         self._log = log
         self._clock = clock
         self._registry = registry
@@ -110,7 +111,7 @@ class Intake:
 
     async def metrics_otlp(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
         """An OTLP metrics request, protobuf or JSON by `content_type`, decompressed."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         if content_type == JSON_TYPE:
             depth = self.limits.max_json_depth
             decoded = await self._aside(
@@ -126,14 +127,14 @@ class Intake:
 
     async def metrics_remote_write(self, tenant: str, body: bytes) -> PartialResult:
         """A Prometheus remote-write 1.0 request, decompressed."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         scanned = self._decoder.scan_remote_write(tenant, body, now_ns)
         decoded = scanned or await self._plain(body, lambda: self._decoder.plain_remote_write(tenant, body, now_ns))
         return await self._store_metrics(decoded, now_ns)
 
     async def metrics_json(self, tenant: str, body: bytes) -> PartialResult:
         """Our plain JSON form, see `normalize.json_metrics`; also OTLP JSON, told by `resourceMetrics`."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         payload = await self._aside(body, lambda: parse_json(body, max_depth=self.limits.max_json_depth))
         if isinstance(payload, Mapping) and "resourceMetrics" in payload:
             return await self.metrics_otlp(tenant, body, JSON_TYPE)
@@ -144,7 +145,7 @@ class Intake:
         self, tenant: str, values: Iterable[tuple[SeriesDraft, int, float]], *, rows: ColumnBuilder | None = None
     ) -> PartialResult:
         """Samples made in this process: (series, event time in ns, value)."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         rows = rows or ColumnBuilder()
         admission = self._registry.admission(tenant)
         window = self._decoder.window(now_ns)
@@ -158,7 +159,7 @@ class Intake:
 
     async def logs_otlp(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
         """An OTLP logs request, protobuf or JSON by `content_type`, decompressed."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
 
         def read() -> _Read:
             request = self._parse(body, ExportLogsServiceRequest(), content_type, "an OTLP logs request")
@@ -168,7 +169,7 @@ class Intake:
 
     async def logs_json(self, tenant: str, body: bytes) -> PartialResult:
         """Our plain JSON form, see `normalize.logs.json_logs`; also OTLP JSON, told by `resourceLogs`."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         payload = await self._aside(body, lambda: parse_json(body, max_depth=self.limits.max_json_depth))
         if isinstance(payload, Mapping) and "resourceLogs" in payload:
             return await self.logs_otlp(tenant, body, JSON_TYPE)
@@ -179,7 +180,7 @@ class Intake:
 
     async def traces_otlp(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
         """An OTLP trace request, protobuf or JSON by `content_type`, decompressed."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
 
         def read() -> _Read:
             request = self._parse(body, ExportTraceServiceRequest(), content_type, "an OTLP trace request")
@@ -207,7 +208,7 @@ class Intake:
 
     async def changes(self, tenant: str, payload: bytes, headers: Mapping[str, str]) -> PartialResult:
         """Changes as plain JSON, CloudEvents or CDEvents; `headers` are lower-case."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         try:
             value = parse_json(payload, max_depth=self.limits.max_json_depth)
             changes = parse_changes(value, headers, tenant=tenant, limits=self.limits, now_ns=now_ns)
@@ -216,6 +217,11 @@ class Intake:
             raise
         await self._append(CHANGES, [(record_key(tenant, change.entity), change) for change in changes], now_ns)
         return self._result("changes", len(changes), Counter())
+
+    def _now_ns(self) -> int:
+        now_ns = self._clock.now_ns()
+        self._registry.tick(now_ns // NS_PER_S)
+        return now_ns
 
     async def _store_metrics(self, decoded: Decoded, now_ns: int) -> PartialResult:
         """Descriptors first, so that no sample is ever of a series that nobody can name."""
@@ -266,7 +272,7 @@ class Intake:
         return await asyncio.to_thread(work) if len(body) > _ASIDE_BYTES else work()
 
     async def _store_alerts(self, tenant: str, payload: bytes, read: Any) -> PartialResult:
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         try:
             received = read(parse_json(payload, max_depth=self.limits.max_json_depth), now_ns)
         except ContractError as error:

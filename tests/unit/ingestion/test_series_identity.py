@@ -13,11 +13,11 @@ from headspring.ingestion.normalize.alerts import label_set_fingerprint
 from headspring.ingestion.normalize.entities import of_labels, of_resource, peer_of_span
 from headspring.ingestion.normalize.metrics import otlp_series, prometheus_series
 from headspring.ingestion.normalize.values import time_ns
-from headspring.ingestion.testing import KEY
+from headspring.ingestion.testing import KEY, gauge_request, make_intake
 from headspring.ingestion.wire.table import RawTable
 from headspring.proto.errors import ContractError
 from headspring.proto.ids import split_entity
-from headspring.proto.telemetry import MetricKind
+from headspring.proto.telemetry import MetricKind, SeriesDescriptor
 
 pairs = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6)
 
@@ -175,3 +175,34 @@ def test_any_time_is_nanoseconds_or_a_contract_error(value: object) -> None:
     except ContractError:
         return
     assert 0 <= read < 2**63
+
+
+@pytest.mark.parametrize("scan", [True, False])
+async def test_silent_series_make_room_and_are_published_again_when_they_return(scan: bool) -> None:
+    intake, log, clock = make_intake(limits=Limits(max_series=2, series_idle_s=3600, max_age_s=1e6), scan=scan)
+
+    async def send(name: str) -> int:
+        body = gauge_request([1.0], name=name).SerializeToString()
+        return (await intake.metrics_otlp("t", body, "application/x-protobuf")).accepted
+
+    assert [await send(name) for name in "abc"] == [1, 1, 0]
+    for _ in range(7):
+        clock.advance(700)
+        assert await send("a") == 1, "what goes on reporting stays"
+    assert await send("c") == 1, "b fell silent and made room"
+    assert await send("b") == 0
+    published = [one.name for one in log.messages(SeriesDescriptor, "telemetry.series")]
+    assert published == ["a", "b", "c"]
+
+
+async def test_series_loaded_at_start_that_never_report_do_not_hold_up_the_limit() -> None:
+    limits = Limits(max_series=1, max_age_s=1e6)
+    first, log, _ = make_intake(limits=limits)
+    await first.metrics_otlp("t", gauge_request([1.0], name="old").SerializeToString(), "application/x-protobuf")
+    registry = SeriesRegistry(key=KEY, limits=limits)
+    registry.load(log.messages(SeriesDescriptor, "telemetry.series"))
+    draft = prometheus_series({"__name__": "new"})
+    registry.tick(1_000_000)
+    assert registry.admission("t").admit(draft) is None
+    registry.tick(1_001_000)
+    assert registry.admission("t").admit(draft) is not None

@@ -25,6 +25,8 @@ class Limits:
     """Nesting of JSON; OTLP attributes reach about 15."""
     max_series: int = 1_000_000
     """Series per tenant: new ones above it are refused, known ones go on."""
+    series_idle_s: float = 6 * 3600.0
+    """A series without a sample for this long no longer counts; should it come back, it is published again."""
     max_labels: int = 64
     """Labels of one series, resource attributes counted."""
     max_label_bytes: int = 4096

@@ -15,6 +15,12 @@ from headspring.ingestion.normalize.metrics import SeriesDraft
 from headspring.proto.telemetry import METRIC_KIND_CODE, SeriesDescriptor
 
 _KIND_MASK = 0xFF
+_CHECK_MASK = 2**64 - 1 - _KIND_MASK
+_STAMP_SHIFT = 64
+_LOADED_GRACE_S = 900
+"""A series loaded at start must show itself within this time: far more than any usual reporting interval,
+short enough that series of long ago do not hold up the limit."""
+_EXPIRE_EVERY_S = 600
 KEY_BYTES = 16
 
 
@@ -44,8 +50,13 @@ class SeriesRegistry:
             raise ValueError(f"the series key has {len(key)} bytes, wanted {KEY_BYTES}")
         self._key = key
         self._limits = limits
-        # series id → upper 56 bits of the check, kind code in the lowest byte
+        # series id → second of the last admission, upper 56 bits of the check, kind code in the lowest byte
         self._known: dict[str, dict[int, int]] = {}
+        self._first_tick_s = 0
+        self._expired_s = 0
+        self.now_s = 0
+        self.on_expire: list[Callable[[str, int], set[int]]] = []
+        """Caches of ids, asked by (tenant, second) which ids they saw since; they forget the others."""
 
     def load(self, descriptors: Iterable[SeriesDescriptor]) -> int:
         """Fills the registry at start from `telemetry.series`; returns how many were taken.
@@ -60,9 +71,29 @@ class SeriesRegistry:
             )
             if series_id == descriptor.series_id:
                 known = self._known.setdefault(descriptor.tenant, {})
-                known[series_id] = (check & ~_KIND_MASK) | METRIC_KIND_CODE[descriptor.kind]
+                known[series_id] = (check & _CHECK_MASK) | METRIC_KIND_CODE[descriptor.kind]
                 taken += 1
         return taken
+
+    def tick(self, now_s: int) -> None:
+        """Tells the time, unix seconds; every ten minutes series that fell silent are forgotten."""
+        self.now_s = now_s
+        if not self._first_tick_s:
+            self._first_tick_s = self._expired_s = now_s
+        if now_s - self._expired_s >= _EXPIRE_EVERY_S:
+            self._expired_s = now_s
+            for tenant in self._known:
+                self._expire(tenant)
+
+    def _expire(self, tenant: str) -> None:
+        since = self.now_s - int(self._limits.series_idle_s)
+        grace_over = self.now_s - self._first_tick_s >= _LOADED_GRACE_S
+        live: set[int] = set().union(*(seen(tenant, since) for seen in self.on_expire))
+        known = self._known[tenant]
+        for series_id, entry in list(known.items()):
+            stamp = entry >> _STAMP_SHIFT
+            if series_id not in live and (stamp < since if stamp else grace_over):
+                del known[series_id]
 
     def count(self, tenant: str) -> int:
         """Series known for a tenant."""
@@ -70,18 +101,19 @@ class SeriesRegistry:
 
     def admission(self, tenant: str) -> Admission:
         """One request's view; nothing it admits is known to others before `commit`."""
-        return Admission(self._key, self._limits, tenant, self._known.setdefault(tenant, {}))
+        return Admission(self._key, self._limits, tenant, self._known.setdefault(tenant, {}), self.now_s)
 
 
 class Admission:
     """Resolves the series of one request. `new` holds descriptors to publish before `commit`."""
 
-    def __init__(self, key: bytes, limits: Limits, tenant: str, known: dict[int, int]) -> None:
+    def __init__(self, key: bytes, limits: Limits, tenant: str, known: dict[int, int], now_s: int) -> None:
         self._key = key
         self._limits = limits
         self._known = known
         self._pending: dict[int, int] = {}
         self.tenant = tenant
+        self.now_s = now_s
         self.new: dict[int, SeriesDescriptor] = {}
         self.on_commit: list[Callable[[], None]] = []
         """Called by `commit`: what others may remember once the descriptors are durable."""
@@ -94,17 +126,18 @@ class Admission:
         if self.reason:
             return None
         series_id, check = identify(self._key, self.tenant, draft.name, draft.unit, draft.labels)
-        found = self._known.get(series_id, self._pending.get(series_id))
+        found = self._pending.get(series_id) or self._known.get(series_id)
         if found is not None:
-            if (found ^ check) & ~_KIND_MASK:
+            if (found ^ check) & _CHECK_MASK:
                 self.reason = "its id collides with another series"
                 return None
+            self._pending[series_id] = self._entry(check, found & _KIND_MASK)
             return series_id, found & _KIND_MASK
-        if len(self._known) + len(self._pending) >= self._limits.max_series:
+        if len(self._known) + len(self.new) >= self._limits.max_series:
             self.reason = f"the tenant's limit of {self._limits.max_series} series is reached"
             return None
         code = METRIC_KIND_CODE[draft.kind]
-        self._pending[series_id] = (check & ~_KIND_MASK) | code
+        self._pending[series_id] = self._entry(check, code)
         self.new[series_id] = SeriesDescriptor(
             series_id=series_id,
             tenant=self.tenant,
@@ -123,6 +156,9 @@ class Admission:
         for call in self.on_commit:
             call()
         self.on_commit.clear()
+
+    def _entry(self, check: int, code: int) -> int:
+        return self.now_s << _STAMP_SHIFT | (check & _CHECK_MASK) | code
 
     def _shape(self, draft: SeriesDraft) -> str:
         if not draft.name:

@@ -98,6 +98,11 @@ class WireScanner:
             return None
         return self._resolve("prometheus", out, admission, _prometheus_drafts(body, out, types), own_kinds=False)
 
+    def seen_since(self, tenant: str, since_s: int) -> set[int]:
+        """For `SeriesRegistry.on_expire`."""
+        tables = (table for (owner, _), table in self._tables.items() if owner == tenant)
+        return set().union(*(table.seen_since(since_s) for table in tables))
+
     def _resolve(
         self, protocol: str, out: Output, admission: Admission, draft_of: _DraftOf, *, own_kinds: bool
     ) -> Columns | None:
@@ -107,7 +112,7 @@ class WireScanner:
         if table is None:
             table = RawTable(max_entries=_RAW_PER_SERIES * self._limits.max_series)
             self._tables[admission.tenant, protocol] = table
-        ids, kinds, missing = table.lookup(raws)
+        ids, kinds, missing = table.lookup(raws, admission.now_s)
         rejected = Counter({TOO_OLD_OR_NEW: int(out.state[REJECTED_TIME]), NO_VALUE: int(out.state[REJECTED_VALUE])})
         if missing:
             try:
@@ -147,7 +152,7 @@ class WireScanner:
             raws = np.array(list(taken), dtype=np.uint64)
             new_ids = np.array([series_id for series_id, _ in taken.values()], dtype=np.uint64)
             new_kinds = np.array([kind for _, kind in taken.values()], dtype=np.uint8)
-            admission.on_commit.append(lambda: table.put(raws, new_ids, new_kinds))
+            admission.on_commit.append(lambda: table.put(raws, new_ids, new_kinds, admission.now_s))
 
 
 def _padded(body: bytes) -> NDArray[np.uint8]:

@@ -15,8 +15,10 @@ _MAX_LOAD = 0.5
 
 
 @compiled
-def find(keys: Any, ids: Any, kinds: Any, raws: Any, out_ids: Any, out_kinds: Any) -> int:
-    """Fills `out_ids` (0 = unknown) and `out_kinds`; returns how many are unknown. Slots are a power of two."""
+def find(keys: Any, ids: Any, kinds: Any, stamps: Any, raws: Any, now_s: int, out_ids: Any, out_kinds: Any) -> int:
+    """Fills `out_ids` (0 = unknown) and `out_kinds`, stamps what was found; returns how many are unknown.
+
+    The number of slots is a power of two."""
     mask = np.uint64(keys.size - 1)
     missing = 0
     for row in range(raws.size):
@@ -29,11 +31,14 @@ def find(keys: Any, ids: Any, kinds: Any, raws: Any, out_ids: Any, out_kinds: An
         else:
             out_ids[row] = ids[slot]
             out_kinds[row] = kinds[slot]
+            stamps[slot] = now_s
     return missing
 
 
 @compiled
-def insert(keys: Any, ids: Any, kinds: Any, raws: Any, new_ids: Any, new_kinds: Any) -> int:
+def insert(
+    keys: Any, ids: Any, kinds: Any, stamps: Any, raws: Any, new_ids: Any, new_kinds: Any, new_stamps: Any
+) -> int:
     """Returns how many were not there yet; there is room for all of them."""
     mask = np.uint64(keys.size - 1)
     added = 0
@@ -46,6 +51,7 @@ def insert(keys: Any, ids: Any, kinds: Any, raws: Any, new_ids: Any, new_kinds: 
         keys[slot] = raws[row]
         ids[slot] = new_ids[row]
         kinds[slot] = new_kinds[row]
+        stamps[slot] = new_stamps[row]
     return added
 
 
@@ -60,13 +66,15 @@ class RawTable:
     def __len__(self) -> int:
         return self._size
 
-    def lookup(self, raws: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8], int]:
-        """Ids (0 = unknown), kind codes and the number of unknown ones, for columns of non-zero hashes."""
+    def lookup(self, raws: NDArray[np.uint64], now_s: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.uint8], int]:
+        """Ids (0 = unknown), kind codes and the number of unknown ones, for columns of non-zero hashes.
+
+        What is found counts as seen at `now_s`, unix seconds."""
         ids = np.empty(raws.size, dtype=np.uint64)
         kinds = np.zeros(raws.size, dtype=np.uint8)
-        return ids, kinds, find(self._keys, self._ids, self._kinds, raws, ids, kinds)
+        return ids, kinds, find(self._keys, self._ids, self._kinds, self._stamps, raws, now_s, ids, kinds)
 
-    def put(self, raws: NDArray[np.uint64], ids: NDArray[np.uint64], kinds: NDArray[np.uint8]) -> None:
+    def put(self, raws: NDArray[np.uint64], ids: NDArray[np.uint64], kinds: NDArray[np.uint8], now_s: int = 0) -> None:
         """Remembers columns of equal length."""
         if self._size + raws.size > self._max_entries:
             self._reset(_FIRST_SLOTS)
@@ -74,14 +82,29 @@ class RawTable:
         while (self._size + raws.size) > slots * _MAX_LOAD:
             slots *= 2
         if slots != self._keys.size:
-            keys, old_ids, old_kinds = self._keys, self._ids, self._kinds
-            used = keys != 0
-            self._reset(slots)
-            self._size = insert(self._keys, self._ids, self._kinds, keys[used], old_ids[used], old_kinds[used])
-        self._size += insert(self._keys, self._ids, self._kinds, raws, ids, kinds)
+            self._rebuild(slots, self._keys != 0)
+        self._insert(raws, ids, kinds, np.full(raws.size, now_s, dtype=np.int64))
+
+    def seen_since(self, since_s: int) -> set[int]:
+        """Ids seen at `since_s` or later; the others are forgotten."""
+        fresh = (self._keys != 0) & (self._stamps >= since_s)
+        if int(fresh.sum()) < self._size:
+            self._rebuild(self._keys.size, fresh)
+        return set(self._ids[self._keys != 0].tolist())
+
+    def _rebuild(self, slots: int, kept: NDArray[np.bool_]) -> None:
+        columns = self._keys[kept], self._ids[kept], self._kinds[kept], self._stamps[kept]
+        self._reset(slots)
+        self._insert(*columns)
+
+    def _insert(
+        self, raws: NDArray[np.uint64], ids: NDArray[np.uint64], kinds: NDArray[np.uint8], stamps: NDArray[np.int64]
+    ) -> None:
+        self._size += insert(self._keys, self._ids, self._kinds, self._stamps, raws, ids, kinds, stamps)
 
     def _reset(self, slots: int) -> None:
         self._keys = np.zeros(slots, dtype=np.uint64)
         self._ids = np.zeros(slots, dtype=np.uint64)
         self._kinds = np.zeros(slots, dtype=np.uint8)
+        self._stamps = np.zeros(slots, dtype=np.int64)
         self._size = 0
