@@ -25,6 +25,7 @@ from headspring.ingestion.normalize import alerts as alert_forms
 from headspring.ingestion.normalize.changes import parse_changes
 from headspring.ingestion.normalize.json_metrics import json_metrics
 from headspring.ingestion.normalize.logs import json_logs, otlp_logs
+from headspring.ingestion.normalize.loki import json_push_logs, parse_push, protobuf_logs
 from headspring.ingestion.normalize.metrics import SeriesDraft
 from headspring.ingestion.normalize.otlp_json import parse_otlp_json
 from headspring.ingestion.normalize.spans import otlp_spans
@@ -177,6 +178,19 @@ class Intake:
         records = json_logs(payload, self.limits, now_ns, rejected)
         read = await self._aside(body, lambda: self._read_logs(tenant, records, rejected, now_ns))
         return await self._store_read(LOGS, "log_records", read)
+
+    async def logs_loki(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
+        """A Loki push request, protobuf or JSON by `content_type`, decompressed. All or nothing."""
+        now_ns = self._now_ns()
+
+        def read() -> _Read:
+            if content_type == JSON_TYPE:
+                records = json_push_logs(parse_json(body, max_depth=self.limits.max_json_depth), self.limits)
+            else:
+                records = protobuf_logs(parse_push(body), self.limits)
+            return self._read_logs(tenant, records, Counter(), now_ns)
+
+        return await self._store_read(LOGS, "log_records", await self._aside(body, read))
 
     async def traces_otlp(self, tenant: str, body: bytes, content_type: str) -> PartialResult:
         """An OTLP trace request, protobuf or JSON by `content_type`, decompressed."""

@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.receive.http import PATHS, intake_app
 from headspring.ingestion.testing import NOW_NS, MemoryLog, attributes, gauge_request, make_intake
+from headspring.ingestion.wire.lokipb import PushRequest
 from headspring.ingestion.wire.prompb import WriteRequest
 from headspring.proto.action import DeadLetter
 from headspring.proto.detection import Alert, AlertStatus, Severity
@@ -371,6 +372,7 @@ async def test_a_full_log_answers_503_with_retry_after_on_every_path(served: Ser
         "/api/v1/alerts/ingest": (webhook(), JSON),
         "/api/v2/alerts": (b'[{"labels":{"alertname":"x"}}]', JSON),
         "/api/v1/changes": (b'{"service":"x"}', JSON),
+        "/loki/api/v1/push": (b'{"streams":[{"stream":{"app":"x"},"values":[["1790000000000000000","x"]]}]}', JSON),
     }[path]  # fmt: skip
     reply = await served.post(path, body, headers)
     assert reply.status_code == 503
@@ -419,3 +421,26 @@ async def test_large_bodies_do_not_hold_up_small_ones(served: Served) -> None:
     assert (await large).status_code == 200
     assert sum(len(batch.spans) for batch in served.log.messages(SpanBatch, "telemetry.spans")) == 19_999
     assert max(len(record.value) for record in served.log.records["telemetry.spans"]) < 500_000
+
+
+async def test_loki_pushes_arrive_as_json_and_as_snappy_protobuf(served: Served) -> None:
+    stamp = str(NOW_NS)
+    payload = {"streams": [{"stream": {"app": "cart", "level": "error"}, "values": [[stamp, "boom", {"user": "7"}]]}]}
+    assert (await served.post("/loki/api/v1/push", json.dumps(payload).encode())).status_code == 204
+    request = PushRequest()
+    stream = request.streams.add(labels='{app="cart", level="error"}')
+    entry = stream.entries.add(line="boom")
+    entry.timestamp.seconds, entry.timestamp.nanos = divmod(NOW_NS, 10**9)
+    entry.structured_metadata.add(name="user", value="7")
+    body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+    assert (await served.post("/loki/api/v1/push", body, PROTOBUF)).status_code == 204
+    first, second = served.log.messages(LogBatch, "telemetry.logs")
+    assert first == second
+    assert (first.entity, first.records[0].severity_number) == ("service:default/cart", 17)
+    assert first.records[0].attributes == {"app": "cart", "level": "error", "user": "7"}
+    for bad in (
+        b'{"streams":[{"stream":{},"values":[[1790000000000000000,"x"]]}]}',
+        b"{}",
+        b'{"streams":[{"values":1}]}',
+    ):
+        assert (await served.post("/loki/api/v1/push", bad)).status_code == 400

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from headspring.ingestion.admit.decompress import UnsupportedEncoding, decompress
+from headspring.ingestion.admit.decompress import UnsupportedEncoding, decompress, unsnappy
 from headspring.ingestion.pipeline import JSON_TYPE, PROTOBUF_TYPE, Intake, PartialResult
 from headspring.proto.errors import ContractError, Forbidden, LimitExceeded, Rejected, Unauthenticated, Unavailable
 
@@ -39,6 +39,7 @@ OTLP_TRACES = "/v1/traces"
 REMOTE_WRITE = "/api/v1/write"
 METRICS_WRITE = "/api/v1/metrics/write"
 LOGS_WRITE = "/api/v1/logs/write"
+LOKI_PUSH = "/loki/api/v1/push"
 ALERTS_INGEST = "/api/v1/alerts/ingest"
 ALERTS_V2 = "/api/v2/alerts"
 CHANGES = "/api/v1/changes"
@@ -46,7 +47,7 @@ CHANGES = "/api/v1/changes"
 PATHS = frozenset(
     {
         OTLP_METRICS, OTLP_LOGS, OTLP_TRACES, REMOTE_WRITE, METRICS_WRITE, LOGS_WRITE, ALERTS_INGEST, ALERTS_V2,
-        CHANGES,
+        CHANGES, LOKI_PUSH,
     }
 )  # fmt: skip
 """Paths served here, all by POST (alerts also by PUT, which Grafana can be set to)."""
@@ -184,6 +185,19 @@ class _IntakeApp:
             return await self._otlp(tenant, path, media, body)
         if path in (REMOTE_WRITE, METRICS_WRITE):
             return await self._metrics_write(tenant, path, media, parameters, headers, body)
+        if path == LOKI_PUSH:
+            if media == JSON_TYPE:
+                await self._intake.logs_loki(tenant, body, JSON_TYPE)
+            elif media == PROTOBUF_TYPE:
+                # Loki's protobuf is always a snappy block, and senders do not say so in a header.
+                encoded = headers.get("content-encoding", "").strip().lower() == "snappy"
+                plain = body if encoded else unsnappy(body, self._intake.limits)
+                await self._intake.logs_loki(tenant, plain, PROTOBUF_TYPE)
+            else:
+                raise UnsupportedEncoding(
+                    f"Content-Type {media[:80]!r} is not Loki's; send {PROTOBUF_TYPE} or {JSON_TYPE}"
+                )
+            return Answer(status=204)
         if media and media not in _JSON_MEDIA and not (path == LOGS_WRITE and media == PROTOBUF_TYPE):
             raise UnsupportedEncoding(f"Content-Type {media[:80]!r} is not supported here; send {JSON_TYPE}")
         if path == LOGS_WRITE:

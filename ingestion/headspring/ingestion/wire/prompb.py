@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto as _F
 
-_PACKAGE = "headspring.ingestion.prompb"
-_F = descriptor_pb2.FieldDescriptorProto
+from headspring.ingestion.wire.declared import Fields, declare
 
-_FIELDS: dict[str, tuple[tuple[str, int, int, str], ...]] = {
+_FIELDS: dict[str, Fields] = {
     "Label": (("name", 1, _F.TYPE_STRING, ""), ("value", 2, _F.TYPE_STRING, "")),
     "Sample": (("value", 1, _F.TYPE_DOUBLE, ""), ("timestamp", 2, _F.TYPE_INT64, "")),
     # Native histogram: either count is set, by its kind.
@@ -36,29 +35,8 @@ _FIELDS: dict[str, tuple[tuple[str, int, int, str], ...]] = {
 }
 
 
-def _file() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="headspring/ingestion/prompb.proto", package=_PACKAGE, syntax="proto3"
-    )
-    for message, fields in _FIELDS.items():
-        declared = file.message_type.add(name=message)
-        for name, number, kind, inner in fields:
-            field = declared.field.add(name=name, number=number, label=_F.LABEL_OPTIONAL)
-            field.type = kind  # type: ignore[assignment]  # the enum's plain number
-            if inner:
-                field.label = _F.LABEL_REPEATED
-                field.type_name = f".{_PACKAGE}.{inner.removeprefix('*')}"
-    return file
-
-
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.Add(_file())
-
-
-def _message(name: str) -> Any:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-
+_CLASSES = declare("headspring.ingestion.prompb", _FIELDS)
 
 # Classes made at run time have no static type.
-WriteRequest: Any = _message("WriteRequest")
-TimeSeries: Any = _message("TimeSeries")
+WriteRequest: Any = _CLASSES["WriteRequest"]
+TimeSeries: Any = _CLASSES["TimeSeries"]
