@@ -7,7 +7,9 @@ All series are known, as they are all the time but for the first minute.
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -77,6 +79,11 @@ def rate(decode: Callable[[], Decoded]) -> float:
     return round(points / (time.process_time() - start))
 
 
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
 def main() -> None:
     limits = Limits()
     bodies: dict[str, tuple[str, bytes]] = {
@@ -101,8 +108,14 @@ def main() -> None:
             row[f"{path}_points_per_cpu_s"] = rate(decode)
         row["ratio"] = round(row["scanner_points_per_cpu_s"] / row["reference_points_per_cpu_s"], 1)
         results[name] = row
-    machine = {"machine": platform.machine(), "python": platform.python_version()}
-    json.dump({"unit": "points per CPU second, one core", **machine, "results": results}, sys.stdout, indent=2)
+    about = {
+        "command": "python tests/benchmarks/bench_intake.py",
+        "commit": _commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "unit": "points per CPU second, one core",
+    }
+    json.dump({**about, "results": results}, sys.stdout, indent=2)
     print()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import random
 import time
 import tracemalloc
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import cramjam
@@ -153,6 +154,49 @@ async def test_bodies_in_flight_are_bounded_and_the_rest_is_asked_to_wait() -> N
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
     assert not log.records
     assert (await client.post("/v1/metrics", content=b"", headers=PB)).status_code == 200
+
+
+async def test_a_body_without_declared_length_is_counted_as_it_comes_and_a_dripping_one_is_cut_off() -> None:
+    limits = Limits(max_in_flight_bytes=1000, max_body_s=0.05)
+    client, log = client_of(limits)
+
+    async def chunks(size: int, pause_s: float) -> AsyncIterator[bytes]:
+        for start in range(0, len(GOOD), size):
+            yield GOOD[start : start + size]
+            await asyncio.sleep(pause_s)
+
+    headers = {**PB, "transfer-encoding": "chunked"}
+    assert (await client.post("/v1/metrics", content=chunks(50, 0), headers=headers)).status_code == 200
+    assert (await client.post("/v1/metrics", content=chunks(1, 0), headers=headers)).status_code == 200
+    assert len(log.records["telemetry.metrics"]) == 2
+
+
+async def test_a_body_that_does_not_arrive_is_given_up_and_its_memory_is_free_again() -> None:
+    limits = Limits(max_in_flight_bytes=1000, max_body_s=0.05)
+    intake, _, _ = make_intake(limits=limits)
+    app = intake_app(intake, authenticate=lambda headers: "default")
+    sent: list[Any] = []
+
+    async def never() -> dict[str, Any]:
+        if not sent:
+            sent.append(None)
+            return {"type": "http.request", "body": b"x" * 600, "more_body": True}
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/metrics", "headers": []}
+    await app(scope, never, send)
+    assert sent[1]["status"] == 503
+
+    async def good() -> dict[str, Any]:
+        return {"type": "http.request", "body": GOOD, "more_body": False}
+
+    del sent[:]
+    await app({**scope, "headers": [(b"content-type", b"application/x-protobuf")]}, good, send)
+    assert sent[0]["status"] == 200
 
 
 async def test_random_bytes_are_never_a_defect_of_ours() -> None:

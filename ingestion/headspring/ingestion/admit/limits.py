@@ -21,6 +21,8 @@ class Limits:
     """Results up to this size may have any ratio: they cost nothing."""
     max_in_flight_bytes: int = 128 * _MIB
     """Bodies being worked on at once; above it the answer is 503 with Retry-After."""
+    max_body_s: float = 60.0
+    """For a body to arrive; a sender that drips holds memory."""
     max_json_depth: int = 64
     """Nesting of JSON; OTLP attributes reach about 15."""
     max_series: int = 1_000_000

@@ -7,6 +7,7 @@ problem+json (RFC 9457). Overload is 503 with Retry-After on every path, which a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from headspring.ingestion.admit.decompress import UnsupportedEncoding, decompress, unsnappy
+from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.pipeline import JSON_TYPE, PROTOBUF_TYPE, Intake, PartialResult
 from headspring.proto.errors import ContractError, Forbidden, LimitExceeded, Rejected, Unauthenticated, Unavailable
 
@@ -92,11 +94,41 @@ def intake_app(intake: Intake, *, authenticate: Authenticate) -> Application:
     return _IntakeApp(intake, authenticate)
 
 
+class _Memory:
+    """Bytes of bodies being worked on, all requests together."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.used = 0
+
+
+class _Lease:
+    """One request's share of it."""
+
+    def __init__(self, memory: _Memory) -> None:
+        self._memory = memory
+        self._held = 0
+
+    def grow_to(self, size: int) -> None:
+        """Raises `Unavailable` where there is no room now."""
+        more, limits = max(0, size - self._held), self._memory.limits
+        if self._memory.used + more > limits.max_in_flight_bytes:
+            raise Unavailable(
+                f"{self._memory.used} bytes are being worked on already", retry_after_s=limits.retry_after_s
+            )
+        self._memory.used += more
+        self._held += more
+
+    def release(self) -> None:
+        self._memory.used -= self._held
+        self._held = 0
+
+
 class _IntakeApp:
     def __init__(self, intake: Intake, authenticate: Authenticate) -> None:
         self._intake = intake
         self._authenticate = authenticate
-        self._in_flight_bytes = 0
+        self._memory = _Memory(intake.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -119,12 +151,10 @@ class _IntakeApp:
             return _error(path, headers, 404, f"{path[:100]} is not served here")
         if method != "POST" and not (method == "PUT" and path in _PUT_PATHS):
             return _error(path, headers, 405, f"{method} is not allowed here", {"allow": "POST"})
-        held = 0
+        lease = _Lease(self._memory)
         try:
             tenant = self._authenticate(headers)
-            held = self._reserve(_declared_length(headers))
-            body = await self._body(headers, receive)
-            held += self._reserve(max(0, len(body) - held))
+            body = await self._body(headers, receive, lease)
             return await self._handle(tenant, path, headers, body)
         except Unauthenticated as error:
             return _error(path, headers, 401, str(error), {"www-authenticate": "Bearer"})
@@ -140,43 +170,31 @@ class _IntakeApp:
             return _error(path, headers, 503, str(error), {"retry-after": str(math.ceil(error.retry_after_s))})
         except Disconnected:
             raise
-        except Exception:
+        except Exception:  # the stage's edge: one bad request must not end the server
             logger.exception("request failed: path=%s", path)
             return _error(path, headers, 500, "this is a defect of Headspring; it is in its log")
         finally:
-            self._in_flight_bytes -= held
+            lease.release()
 
-    def _reserve(self, declared: int | None) -> int:
-        """Books a body's bytes; without a declared length the whole limit is booked."""
-        limits = self._intake.limits
-        booked = min(limits.max_body_bytes if declared is None else declared, limits.max_body_bytes)
-        if self._in_flight_bytes + booked > limits.max_in_flight_bytes:
-            raise Unavailable(
-                f"{self._in_flight_bytes} bytes are being worked on already", retry_after_s=limits.retry_after_s
-            )
-        self._in_flight_bytes += booked
-        return booked
-
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+    async def _body(self, headers: Mapping[str, str], receive: Receive, lease: _Lease) -> bytes:
+        """The decompressed body, its memory booked on `lease`."""
         limits = self._intake.limits
         encoding = headers.get("content-encoding", "").strip().lower()
         cap = limits.max_body_bytes if encoding in ("", "identity") else limits.max_compressed_bytes
         declared = _declared_length(headers)
         if declared is not None and declared > cap:
             raise LimitExceeded(f"body of {declared} bytes is over the limit of {cap} bytes")
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Disconnected
-            part = message.get("body", b"")
-            size += len(part)
-            if size > cap:
-                raise LimitExceeded(f"body is over the limit of {cap} bytes")
-            parts.append(part)
-            if not message.get("more_body", False):
-                return decompress(b"".join(parts), encoding, limits)
+        lease.grow_to(declared or 0)
+        try:
+            async with asyncio.timeout(limits.max_body_s):
+                raw = await _read(receive, cap, lease)
+        except TimeoutError:
+            raise Unavailable(
+                f"the body did not arrive within {limits.max_body_s:g} s", retry_after_s=limits.retry_after_s
+            ) from None
+        body = decompress(raw, encoding, limits)
+        lease.grow_to(len(body))
+        return body
 
     async def _handle(self, tenant: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         media, _, parameters = headers.get("content-type", "").partition(";")
@@ -241,6 +259,23 @@ class _IntakeApp:
         if path == METRICS_WRITE and media == PROTOBUF_TYPE:
             return _accepted(await self._intake.metrics_otlp(tenant, body, PROTOBUF_TYPE))
         raise UnsupportedEncoding("wanted Prometheus remote write 1.0: Content-Encoding snappy (block), protobuf")
+
+
+async def _read(receive: Receive, cap: int, lease: _Lease) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > cap:
+            raise LimitExceeded(f"body is over the limit of {cap} bytes")
+        lease.grow_to(size)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 def otlp_response(path: str, result: PartialResult) -> Any:
