@@ -1,0 +1,1 @@
+"""Series derived from other telemetry: what spans say about services and the calls between them."""

@@ -1,0 +1,1 @@
+"""Sliding windows over metric samples, kept as mergeable panes."""
