@@ -157,17 +157,19 @@ class Shop:
         """The shop as it was at the start: good versions, no faults, everything up, one process a service."""
         for service in self.services.values():
             with service.lock:
-                bad = service.version == estate.BAD_VERSION
-                service.version = estate.GOOD_VERSION if bad else service.version
+                before, service.version = service.version, estate.GOOD_VERSION
                 self._shrink(service, 1)
                 service.delay_s = service.error_ratio = 0.0
-                if bad:
+                if before != service.version:
+                    service.previous = before
                     self._roll(service)
                 elif service.state == "running":
                     for child in service.children:
                         self._tell(service, child)
                 else:
                     self._fill(service)
+            if before != estate.GOOD_VERSION:
+                self._announce(service.name, "rollback", estate.GOOD_VERSION, before)
 
     # Operations: what a runbook may ask for.
 

@@ -71,6 +71,7 @@ class ByName(HTTPAdapter):
             raise requests.exceptions.InvalidURL(f"no service named {parts.hostname!r} in the shop")
         resolved = request.copy()
         resolved.url = urlunsplit(parts._replace(netloc=f"127.0.0.1:{port}"))
+        resolved.headers["Host"] = parts.netloc
         return super().send(resolved, *args, **kwargs)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import uvicorn
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +31,9 @@ Name = Literal["storefront", "checkout", "catalogue", "inventory", "payment", "o
 _STATUS: tuple[tuple[type[PlatformError], int], ...] = (
     (NotFound, 404), (Conflict, 409), (Rejected, 422), (BackendError, 503),
 )  # fmt: skip
+
+
+Key = Annotated[str, Header(alias="idempotency-key")]
 
 
 class _Body(BaseModel):
@@ -76,11 +79,6 @@ def make_api(shop: Shop, ledger: Ledger) -> FastAPI:
     """Both APIs as one application."""
     api = FastAPI(title="Demo shop supervisor", docs_url=None, redoc_url=None)
     operations: list[dict[str, Any]] = []
-
-    def idempotency_key(idempotency_key: Annotated[str, Header()] = "") -> str:
-        return idempotency_key
-
-    Key = Annotated[str, Depends(idempotency_key)]
 
     def operate(key: str, request: Any, effect: Callable[[], dict[str, Any]]) -> JSONResponse:
         answer, replayed = ledger.once(key, request, effect)
@@ -142,16 +140,16 @@ def make_api(shop: Shop, ledger: Ledger) -> FastAPI:
         return shop.service(name).report()
 
     @api.post("/services/{name}/restart")
-    def restart(name: str, key: Key) -> JSONResponse:
+    def restart(name: str, key: Key = "") -> JSONResponse:
         return operate(key, ["restart", name], lambda: shop.restart(name))
 
     @api.post("/services/{name}/rollback")
-    def rollback(name: str, key: Key, body: Rollback | None = None) -> JSONResponse:
+    def rollback(name: str, body: Rollback | None = None, key: Key = "") -> JSONResponse:
         version = body.version if body else ""
         return operate(key, ["rollback", name, version], lambda: shop.rollback(name, version))
 
     @api.post("/services/{name}/scale")
-    def scale(name: str, body: Scale, key: Key) -> JSONResponse:
+    def scale(name: str, body: Scale, key: Key = "") -> JSONResponse:
         return operate(key, ["scale", name, body.replicas], lambda: shop.scale(name, body.replicas))
 
     return api

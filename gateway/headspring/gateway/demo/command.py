@@ -1,0 +1,333 @@
+"""`headspring demo`: platform and shop as processes, a fault, and the way to its repair, checked at every step."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from headspring.gateway.demo import estate
+from headspring.gateway.demo.client import Client, Platform
+from headspring.gateway.demo.scenario import BY_NAME, Judge, Scenario, top_hypothesis
+from headspring.gateway.demo.screen import Screen
+from headspring.proto.errors import ActionError, ConfigError, NotReady, PlatformError, Unavailable
+
+HEALTHY = "none"
+BASELINE_S = 50.0
+"""Normal traffic before the fault: what detection needs to know what is normal."""
+START_TIMEOUT_S = 120.0
+"""First start compiles kernels; later ones take seconds."""
+_POLL_S = 0.5
+_OPERATOR = "demo-operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """The running demo."""
+
+    platform: Platform
+    operator: Platform
+    """The same platform, as the person who approves."""
+    shop: Client
+    folder: Path
+
+
+def main(
+    fault: str, yes: bool, keep: bool, data: Path | None, timeout_s: float = 300.0, *, minutes: float = 10.0,
+    baseline_s: float = BASELINE_S,
+) -> int:  # fmt: skip
+    """Runs a scenario, or with `none` a healthy shop for `minutes`; 0 only if everything was as it must be.
+
+    Args:
+        fault: A scenario's name or `none`.
+        yes: Approves the proposed run as `demo-operator`; otherwise waits for a person in the UI.
+        keep: Leaves everything running afterwards until Ctrl-C.
+        data: Folder to write to; a temporary one, removed afterwards, if None.
+        timeout_s: Time from the fault to the resolved incident.
+        minutes: How long the healthy shop is watched.
+        baseline_s: Normal traffic before the fault.
+    """
+    if fault != HEALTHY and fault not in BY_NAME:
+        sys.stderr.write(f"no scenario {fault!r}; wanted one of {', '.join(BY_NAME)}, {HEALTHY}\n")
+        return 2
+    folder = (data or Path(tempfile.mkdtemp(prefix="headspring-demo-"))).resolve()
+    scenario = BY_NAME.get(fault)
+    title = f"{fault}: {scenario.summary}" if scenario else f"healthy shop, {minutes:g} minutes"
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with ExitStack() as stack:
+            screen = Screen(f"Headspring demo · {title}")
+            stand = stack.enter_context(_stand(folder, screen))
+            with screen:
+                problems = (
+                    _watch(stand, screen, minutes, baseline_s)
+                    if scenario is None
+                    else _run(stand, screen, scenario, yes=yes, baseline_s=baseline_s, timeout_s=timeout_s)
+                )
+            for problem in problems:
+                screen.say(f"✗ {problem}")
+            if not problems:
+                screen.say("✓ everything as expected")
+            if keep:
+                screen.say(f"still running at {stand.platform.url}; Ctrl-C ends it")
+                threading.Event().wait()
+            return 1 if problems else 0
+    except KeyboardInterrupt:
+        return 130
+    except PlatformError as error:
+        sys.stderr.write(f"✗ {error}\n")
+        _tail(folder / "platform.log")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if data is None and not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(
+    stand: Stand, screen: Screen, scenario: Scenario, *, yes: bool, baseline_s: float, timeout_s: float
+) -> list[str]:
+    """The scenario from baseline to resolved; what was not as expected."""
+    early = _baseline(stand, screen, baseline_s)
+    if early:
+        return early
+    before = frozenset(incident["incident_id"] for incident in stand.platform.incidents())
+    for fault in scenario.faults:
+        stand.shop.post(f"/simulate/{fault.kind}", fault.body)
+        screen.say(f"fault put in: {fault.kind} {dict(fault.body)}")
+    judge = Judge(scenario)
+    injected = time.monotonic()
+    asked: set[str] = set()
+    while not judge.done and time.monotonic() - injected < timeout_s:
+        time.sleep(_POLL_S)
+        with suppress(Unavailable):  # the machine may be busy; the deadline decides
+            judge.see(stand.platform.details(without=before))
+            _show(stand, screen, judge)
+            for found in judge.found.values():
+                if not found.approvable or found.run_id in asked:
+                    continue
+                asked.add(found.run_id)
+                if yes:
+                    stand.operator.approve(found.run_id, found.digest)
+                    screen.stage("approval", f"{found.runbook} approved by {_OPERATOR}", "done")
+                else:
+                    screen.say(f"approve it at {stand.platform.url}/incidents/{found.incident_id}")
+    status = stand.shop.get("/simulate/status")
+    problems = judge.shortcomings(status["operations"], status["faulty"])
+    if not judge.done:
+        problems.insert(0, f"not resolved within {timeout_s:.0f} s")
+    for found in judge.found.values():
+        if found.incident_id:
+            screen.say(f"incident page: {stand.platform.url}/incidents/{found.incident_id}")
+    return problems
+
+
+def _watch(stand: Stand, screen: Screen, minutes: float, baseline_s: float) -> list[str]:
+    """A healthy shop; every incident is a false alarm."""
+    problems = _baseline(stand, screen, baseline_s)
+    deadline = time.monotonic() + minutes * 60
+    while time.monotonic() < deadline:
+        time.sleep(2.0)
+        with suppress(Unavailable):
+            alarms = _false_alarms(stand)
+            if alarms:
+                return alarms
+            left = deadline - time.monotonic()
+            screen.stage("alerts", f"{len(stand.platform.alerts())} alerts, no incident; {left:.0f} s to go")
+    screen.stage("alerts", f"{len(stand.platform.alerts())} alerts, no incident in {minutes:g} minutes", "done")
+    return problems + _false_alarms(stand)
+
+
+def _baseline(stand: Stand, screen: Screen, baseline_s: float) -> list[str]:
+    """Waits for telemetry of every service and then for `baseline_s` of it.
+
+    Raises:
+        NotReady: a service was never seen.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    missing = set(estate.NAMES)
+    while missing and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        with suppress(Unavailable):
+            missing = set(estate.NAMES) - stand.platform.services_seen()
+        screen.stage("samples", f"waiting for {', '.join(sorted(missing))}" if missing else "from every service")
+    if missing:
+        raise NotReady(f"no telemetry from {', '.join(sorted(missing))} within {START_TIMEOUT_S:.0f} s")
+    screen.stage("samples", f"from all {len(estate.NAMES)} services", "done")
+    until = time.monotonic() + baseline_s
+    while time.monotonic() < until:
+        screen.stage("series", f"learning what is normal, {until - time.monotonic():.0f} s to go")
+        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+    screen.stage("series", f"{baseline_s:.0f} s of normal traffic seen", "done")
+    return _false_alarms(stand)
+
+
+def _false_alarms(stand: Stand) -> list[str]:
+    return [
+        f"false alarm: incident {incident['incident_id']} ({incident.get('title', '')}) while the shop was healthy"
+        for incident in stand.platform.incidents()
+    ]
+
+
+def _show(stand: Stand, screen: Screen, judge: Judge) -> None:
+    """Puts what is known on the screen."""
+    incidents = [found for found in judge.found.values() if found.incident_id]
+    if not incidents:
+        alerts = stand.platform.alerts()
+        if alerts:
+            screen.stage("alerts", f"{len(alerts)}, first: {alerts[-1].get('summary') or alerts[-1].get('name', '')}")
+        for detail in stand.platform.details() if judge.wrong else ():
+            top = top_hypothesis(detail)
+            screen.stage("incident", f"{detail['incident'].get('title', '')}", "done")
+            screen.stage("cause", f"so far {top.get('entity', 'nothing')} with {top.get('probability', 0.0):.0%}")
+        return
+    everything = len(incidents) == len(judge.found)
+
+    def stage(name: str, parts: Sequence[str], done: bool, failed: bool = False) -> None:
+        if any(parts):
+            state = "failed" if failed else "done" if done and everything else "active"
+            screen.stage(name, " · ".join(part for part in parts if part), state)
+
+    states = [found.run_state for found in incidents]
+    stage("alerts", [f"{found.alerts} on {found.incident_id}" for found in incidents], True)
+    stage("incident", [f"{found.title or found.incident_id} ({found.incident_state})" for found in incidents], True)
+    stage(
+        "cause",
+        [
+            f"{found.cause} {found.probability:.0%} {found.status}: {'; '.join(found.evidence[:2])}"
+            for found in incidents
+        ],
+        all(found.right for found in incidents),
+    )
+    stage("plan", [f"{found.runbook}: {' → '.join(found.steps)}" for found in incidents if found.run_id], all(states))
+    if any(state == "waiting_approval" for state in states):
+        screen.stage("approval", "waits for consent")
+    past = ("executing", "validating", "succeeded")
+    stage("execution", [state for state in states if state in past], all(s in past[1:] for s in states),
+          any(state in ("failed", "escalated") for state in states))  # fmt: skip
+    stage("validation", [state for state in states if state in past[1:]], all(s == "succeeded" for s in states),
+          any(state in ("rolling_back", "rolled_back") for state in states))  # fmt: skip
+    stage("resolved", [found.incident_state for found in incidents if found.incident_state in ("settling", "resolved")],
+          all(found.incident_state == "resolved" for found in incidents))  # fmt: skip
+
+
+@contextmanager
+def _stand(folder: Path, screen: Screen) -> Iterator[Stand]:
+    """Platform and shop, started and stopped again.
+
+    Raises:
+        NotReady: the platform did not become ready.
+        ActionError: a process ended at its start.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    key = "hsk_" + secrets.token_urlsafe(32)
+    port, otlp, grpc, shop_port = free_ports(4)
+    url, shop_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{shop_port}"
+    headspring = Path(sys.executable).with_name("headspring")
+    if not headspring.exists():
+        raise ConfigError(f"{headspring} is missing; is Headspring installed in this environment?")
+    with ExitStack() as stack:
+        platform_env = {**os.environ, "HEADSPRING_BOOTSTRAP_KEY": key, "HEADSPRING_OPS_URL": shop_url}
+        ports = ["--port", str(port), "--otlp-port", str(otlp), "--grpc-port", str(grpc)]
+        platform_process = stack.enter_context(
+            _process(
+                [str(headspring), "up", "--data", str(folder / "platform"), *ports],
+                platform_env,
+                folder / "platform.log",
+            )
+        )
+        shop_process = stack.enter_context(
+            _process(
+                [
+                    sys.executable,
+                    "-m",
+                    "headspring.gateway.demo.supervisor",
+                    "--otlp",
+                    f"http://127.0.0.1:{otlp}",
+                    "--platform",
+                    url,
+                    "--data",
+                    str(folder / "shop"),
+                    "--port",
+                    str(shop_port),
+                    "--until-eof",
+                ],
+                {**os.environ, "HEADSPRING_API_KEY": key},
+                folder / "shop.log",
+            )
+        )
+        platform, shop = Platform(url, key), Client(shop_url)
+        stack.callback(platform.close)
+        stack.callback(shop.close)
+        screen.say(f"platform at {url} (log {folder / 'platform.log'}), shop at {shop_url}")
+        _await_ready(platform, platform_process, "platform")
+        _await_ready(shop, shop_process, "shop")
+        operator = Platform(url, platform.new_key(_OPERATOR, "operator"))
+        stack.callback(operator.close)
+        screen.say("platform and shop are up")
+        yield Stand(platform=platform, operator=operator, shop=shop, folder=folder)
+
+
+def _await_ready(client: Client, process: subprocess.Popen[bytes], name: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ActionError(f"the {name} ended with {process.returncode} while starting")
+        with suppress(Unavailable):
+            if client.ready() if isinstance(client, Platform) else client.get("/simulate/status"):
+                return
+        time.sleep(0.2)
+    raise NotReady(f"the {name} was not ready within {START_TIMEOUT_S:.0f} s")
+
+
+@contextmanager
+def _process(argv: Sequence[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a session of its own, so that Ctrl-C reaches us alone; stopped gently, then for sure."""
+    with log.open("ab") as out, _child(argv, env, out) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            if process.stdin:
+                process.stdin.close()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _child(argv: Sequence[str], env: dict[str, str], out: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        argv, env=env, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that were free a moment ago; all differ."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _tail(log: Path, lines: int = 20) -> None:
+    with suppress(OSError):
+        sys.stderr.write("\n".join(log.read_text(errors="replace").splitlines()[-lines:]) + "\n")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
