@@ -75,7 +75,7 @@ async def run(log: SegmentLog, *stages: Adder, until: Callable[[LocalEngine], bo
         engine.add(stage)
     await engine.start()
     async with asyncio.timeout(20):
-        while not (until(engine) if until else await engine.drain(0.1)):
+        while not (until(engine) if until else await engine.drain(0.1)):  # noqa: ASYNC110 — health is asked for
             await asyncio.sleep(0.01)
     await engine.stop()
     return engine

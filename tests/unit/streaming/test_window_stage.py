@@ -60,20 +60,22 @@ async def test_the_first_bad_sample_is_in_the_features_of_the_next_evaluation() 
     for second in range(300):
         await send(stage, stored([(7, second, 1.0)]))
         clock.advance(1)
-    clock.advance(0.7)
-    await send(stage, stored([(7, 300, 50.0)]))  # an evaluation was just before
-    clock.advance(0.3)
-    out = decoded(await stage.tick(clock.now_ns()))
-    if not out:
-        clock.advance(0.7)
+    assert await send(stage, stored([(7, 300, 1.0)])) != []
+    clock.advance(0.1)
+    assert await send(stage, stored([(7, 300.1, 50.0)])) == []  # an evaluation was just now
+    waited_s, out = 0.0, []
+    while not out:
+        clock.advance(stage.tick_s)
+        waited_s += stage.tick_s
         out = decoded(await stage.tick(clock.now_ns()))
+    assert waited_s <= 1.0
     features = out[0]
     assert features.last.tolist() == [50.0]
-    assert features.recent_mean.tolist() == [50.0]
-    assert features.recent_count.tolist() == [1]
-    assert features.count.tolist() == [291]
-    assert features.mean[0] == pytest.approx((290 + 50) / 291)
-    assert features.window_end_ns == (START_S + 300) * NS_PER_S + 1
+    assert features.recent_mean.tolist() == [25.5]
+    assert features.recent_count.tolist() == [2]
+    assert features.count.tolist() == [292]
+    assert features.mean[0] == pytest.approx((291 + 50) / 292)
+    assert features.window_end_ns == START_S * NS_PER_S + 300_100_000_001
 
 
 async def test_features_of_an_unchanged_series_are_not_repeated() -> None:

@@ -80,6 +80,7 @@ class _Row:
     end_ns: int
     error: bool
     peer: str = ""
+    parent_id: str = ""
 
 
 @dataclass(slots=True)
@@ -107,10 +108,14 @@ class _Service:
     requests: dict[int, _Tally] = field(default_factory=dict)
     """By bucket: spans of requests it served."""
     inner: dict[int, _Tally] = field(default_factory=dict)
-    """By bucket: the topmost other spans, which stand in where a service serves nobody."""
+    """By bucket: other spans; the topmost of them stand in where a service serves nobody."""
     calls: dict[int, _Tally] = field(default_factory=dict)
     """By bucket: its calls to others."""
     next_call_bucket: int = 0
+
+    def serves(self, now_ns: int) -> bool:
+        """It had a server or consumer span not long ago."""
+        return self.last_server_ns > 0 and now_ns - self.last_server_ns <= _SILENT_NS
 
 
 @dataclass(slots=True)
@@ -220,7 +225,15 @@ class SpanMetricsStage:
                     return
                 oldest = max(bucket, (arrived_ns - _MOST_DELAY_NS) // BUCKET_NS)
                 service = tenant.services[entity] = _Service(next_bucket=oldest, next_call_bucket=oldest)
-            row = _Row(span.trace_id, span.span_id, span.start_ns, end_ns, span.status is SpanStatus.ERROR, span.peer)
+            row = _Row(
+                trace_id=span.trace_id,
+                span_id=span.span_id,
+                start_ns=span.start_ns,
+                end_ns=end_ns,
+                error=span.status is SpanStatus.ERROR,
+                peer=span.peer,
+                parent_id=span.parent_span_id,
+            )
             service.last_span_ns = max(service.last_span_ns, arrived_ns)
             if span.kind in (SpanKind.CLIENT, SpanKind.PRODUCER):
                 into, first = service.calls, service.next_call_bucket
@@ -229,8 +242,7 @@ class SpanMetricsStage:
                 service.last_server_ns = arrived_ns
                 service.requests.setdefault(max(bucket, service.next_bucket), _Tally()).add(row)
             elif not span.parent_span_id or (
-                span.kind in (SpanKind.INTERNAL, SpanKind.UNSPECIFIED)
-                and tenant.join.is_local_root(entity, span.trace_id, span.parent_span_id)
+                span.kind in (SpanKind.INTERNAL, SpanKind.UNSPECIFIED) and not service.serves(arrived_ns)
             ):
                 service.inner.setdefault(max(bucket, service.next_bucket), _Tally()).add(row)
         if service is not None:
@@ -252,8 +264,8 @@ class SpanMetricsStage:
                 bucket = service.next_bucket
                 service.next_bucket += 1
                 requests, inner = service.requests.pop(bucket, None), service.inner.pop(bucket, None)
-                serves = now_ns - service.last_server_ns <= _SILENT_NS
-                self._service_samples(name, tenant, samples, entity, bucket, requests if serves else inner)
+                tally = requests if service.serves(now_ns) else _topmost(tenant.join, entity, inner)
+                self._service_samples(name, tenant, samples, entity, bucket, tally)
             # The callee's own spans tell who was called, so calls wait for the slowest exporter.
             due = int((now_ns - longest_ns) // BUCKET_NS)
             service.next_call_bucket = max(service.next_call_bucket, min((due, *service.calls)))
@@ -356,6 +368,18 @@ def derived_series_id(tenant: str, metric: str, entity: str, labels: dict[str, s
     """The same id for the same series after every restart; 64 bits."""
     parts = [part for name in sorted(labels) for part in (name, labels[name])]
     return int(digest("derived", tenant, metric, entity, *parts, size_bytes=8), 16)
+
+
+def _topmost(join: SpanJoin, entity: str, tally: _Tally | None) -> _Tally | None:
+    """The spans whose parent is none of the same entity. Asked when the bucket closes: a parent ends, and comes,
+    after its children."""
+    if tally is None:
+        return None
+    top = _Tally()
+    for row in tally.rows:
+        if join.is_local_root(entity, row.trace_id, row.parent_id):
+            top.add(row)
+    return top if top.count else None
 
 
 def _tallies(buckets: dict[str, dict[str, Any]]) -> dict[int, _Tally]:
