@@ -29,7 +29,7 @@ from headspring.streaming.windows.stage import WindowStage
 from headspring.streaming.windows.state import PaneState, WindowSpec
 
 _SECONDS = 2.0
-_SPEC = WindowSpec(pane_ns=10 * NS_PER_S, panes=30, lateness_ns=5 * NS_PER_S, max_series=1_000_000)
+_SPEC = WindowSpec(pane_ns=10 * NS_PER_S, panes=30, lateness_ns=2 * NS_PER_S, max_series=1_000_000)
 
 
 def windows(series: int, samples_each: int) -> dict[str, float]:

@@ -94,7 +94,7 @@ def test_split_order_and_resumption_change_nothing(
 
 def reference(samples: list[Sample]) -> dict[int, tuple[float, ...]]:
     """The definition in plain Python: rates, window of 30 panes up to the newest, then statistics."""
-    result = {}
+    result: dict[int, tuple[float, ...]] = {}
     for series in {sample[0] for sample in samples}:
         rates: list[tuple[int, float]] = []
         previous: tuple[int, float] | None = None

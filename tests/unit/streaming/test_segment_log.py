@@ -233,6 +233,25 @@ async def test_retention_unlinks_old_segments_and_keeps_counting_offsets(tmp_pat
     await log.close()
 
 
+async def test_a_topic_over_its_bound_loses_its_oldest_files_only(tmp_path: Path) -> None:
+    log = await SegmentLog.open(tmp_path, clock=SystemClock(), segment_bytes=1, max_topic_bytes=2500)
+    for n in range(10):
+        await log.append("t", [record(str(n) + "." * 1000, time_ns=SystemClock().now_ns())])
+    await log.maintain()
+    assert [value[0] for value in await everything(log, "t")] == ["8", "9"]
+    await log.close()
+
+
+async def test_one_poll_returns_a_bounded_number_of_bytes(tmp_path: Path) -> None:
+    log = await open_log(tmp_path)
+    large = Record(key=b"", value=bytes(20 * 1024 * 1024), time_ns=1)
+    await log.append("t", [large, large])
+    consumer = await log.consumer("t", "g")
+    assert len(await consumer.poll()) == 1
+    assert len(await consumer.poll()) == 1
+    await log.close()
+
+
 async def test_a_reader_behind_retention_goes_on_at_the_oldest_record(tmp_path: Path) -> None:
     clock = ManualClock(start_ns=1_000_000 * NS_PER_S)
     log = await SegmentLog.open(tmp_path, clock=clock, segment_bytes=1)

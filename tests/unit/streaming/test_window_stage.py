@@ -63,7 +63,8 @@ async def test_the_first_bad_sample_is_in_the_features_of_the_next_evaluation() 
     assert await send(stage, stored([(7, 300, 1.0)])) != []
     clock.advance(0.1)
     assert await send(stage, stored([(7, 300.1, 50.0)])) == []  # an evaluation was just now
-    waited_s, out = 0.0, []
+    waited_s = 0.0
+    out: list[FeatureBatch] = []
     while not out:
         clock.advance(stage.tick_s)
         waited_s += stage.tick_s

@@ -32,6 +32,8 @@ _LONGEST_BACK_OFF_S = 30.0
 POISON_AFTER = 5
 """A stage that fails this often in a row at one place, and not for want of a backend, gets the records of that
 place one by one, and what it still cannot take goes to the dead letter: one bad record must not stop it for ever."""
+_COMPARED_BYTES = 1024 * 1024
+"""Snapshots up to this size are kept, so that one that did not change is not written again."""
 _DEAD_PAYLOAD_BYTES = 8 * 1024 * 1024
 """A dead letter keeps at most this much of the record."""
 
@@ -80,7 +82,7 @@ class StageRunner:
         """
         Args:
             stage: What runs; an attribute `snapshot_every_s` > 0 makes it commit that seldom, positions only
-                together with a snapshot.
+                together with a snapshot; `snapshot_in_thread` True has large snapshots made off the event loop.
             log: Where it reads and writes.
             clock: Ticks, back-off and durations.
             back_off_s: First wait after a failure, in seconds; it doubles up to half a minute.
@@ -90,6 +92,7 @@ class StageRunner:
         self._clock = clock
         self._back_off_s = back_off_s
         self._snapshot_every_s = float(getattr(stage, "snapshot_every_s", 0.0))
+        self._in_thread = bool(getattr(stage, "snapshot_in_thread", False))
         self._state = StageState.STARTING
         self._counts = _Counts()
         self._consumers: dict[str, Consumer] = {}
@@ -165,7 +168,7 @@ class StageRunner:
         stage = self._stage
         state = await self._log.load_state(stage.name)
         stage.restore(state)
-        self._last_state = state
+        self._last_state = state if len(state) <= _COMPARED_BYTES else None
         self._consumers = {topic: await self._log.consumer(topic, stage.name) for topic in stage.inputs}
         session = _Session(consumers=self._consumers, committed_s=self._clock.monotonic_s())
         self._state = StageState.RUNNING
@@ -315,10 +318,10 @@ class StageRunner:
         now_s = self._clock.monotonic_s()
         if not force and now_s - session.committed_s < self._snapshot_every_s:
             return
-        state: bytes | None = self._stage.snapshot()
+        state = await asyncio.to_thread(self._stage.snapshot) if self._in_thread else self._stage.snapshot()
         same = state == self._last_state
         await self._log.commit_with_state(self._stage.name, session.positions, None if same else state)
-        self._last_state = state
+        self._last_state = state if len(state) <= _COMPARED_BYTES else None
         session.positions = {}
         session.changed = False
         session.committed_s = now_s

@@ -48,7 +48,7 @@ _MAX_PENDING_BYTES = 256 * 1024 * 1024
 _LINGER_S = 0.001
 """Wait for company under load: a fraction of a usual sync."""
 _READ_BYTES = 32 * 1024 * 1024
-"""Values returned by one poll from disk, unless a single one is larger."""
+"""Values returned by one poll, unless a single one is larger."""
 _MAINTAIN_EVERY_S = 30.0
 
 
@@ -88,12 +88,22 @@ class _Upkeep:
 class SegmentLog:
     """`EventLog`, embedded. Also `append_threadsafe` for worker threads and `commit_with_state` for engines."""
 
-    def __init__(self, path: Path, *, clock: Clock, segment_bytes: int, max_record_bytes: int, lock_fd: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        segment_bytes: int,
+        max_record_bytes: int,
+        max_topic_bytes: int | None,
+        lock_fd: int,
+    ) -> None:
         """Use `open`."""
         self._path = path
         self._clock = clock
         self._segment_bytes = segment_bytes
         self._max_record_bytes = max_record_bytes
+        self._max_topic_bytes = max_topic_bytes
         self._lock_fd = lock_fd
         self._loop = asyncio.get_running_loop()
         self._counters = Counters()
@@ -114,8 +124,17 @@ class SegmentLog:
         clock: Clock,
         segment_bytes: int = 64 * 1024 * 1024,
         max_record_bytes: int = 24 * 1024 * 1024,
+        max_topic_bytes: int | None = None,
     ) -> SegmentLog:
         """Opens or makes the log in folder `path`; cuts off torn tails; takes the folder for this process.
+
+        Args:
+            path: The folder.
+            clock: Decides retention.
+            segment_bytes: A file that has this much is followed by the next one.
+            max_record_bytes: Larger records are rejected.
+            max_topic_bytes: Bound for each topic that is not compacted: its oldest files go, read or not, before
+                their time is up. None leaves it to retention by time.
 
         Raises:
             ConfigError: another process has it open, or it cannot be read or written.
@@ -124,7 +143,12 @@ class SegmentLog:
         try:
             lock_fd = _make_and_lock(path)
             log = cls(
-                path, clock=clock, segment_bytes=segment_bytes, max_record_bytes=max_record_bytes, lock_fd=lock_fd
+                path,
+                clock=clock,
+                segment_bytes=segment_bytes,
+                max_record_bytes=max_record_bytes,
+                max_topic_bytes=max_topic_bytes,
+                lock_fd=lock_fd,
             )
             await asyncio.to_thread(log._load)
         except BlockingIOError as error:
@@ -275,7 +299,7 @@ class SegmentLog:
         """Records from `position` on, out of memory or off the disk; empty where there are none."""
         self._check_open()
         files = self.topic_files(topic)
-        records = files.tail(position, max_records)
+        records = files.tail(position, max_records=max_records, max_bytes=_READ_BYTES)
         if records is None:
             records = await asyncio.to_thread(files.read, position, max_records=max_records, max_bytes=_READ_BYTES)
         return records
@@ -399,7 +423,7 @@ class SegmentLog:
                         files.roll()
                     continue
                 keep_ns = round(known.retention.total_seconds() * 1e9) if known else _OTHER_RETENTION_NS
-                files.drop_older(now_ns - keep_ns)
+                files.drop_older(now_ns - keep_ns, max_bytes=self._max_topic_bytes)
         except OSError as error:
             item.done.set_exception(error)
         else:

@@ -171,13 +171,19 @@ class TopicFiles:
             self._close_fd()
             self._sealed = True
 
-    def drop_older(self, cutoff_ns: int) -> int:
-        """Unlinks segments whose every record is older than `cutoff_ns`; returns how many."""
+    def drop_older(self, cutoff_ns: int, *, max_bytes: int | None = None) -> int:
+        """Unlinks segments whose every record is older than `cutoff_ns`, and, but for the newest segment, the
+        oldest ones until the topic has at most `max_bytes`; returns how many."""
         if self.segments and self.segments[-1].size:
             self._walk(self.segments[-1])
             if self.segments[-1].newest_ns < cutoff_ns:
                 self.roll()
         dropped = 0
+        while max_bytes is not None and len(self.segments) > 1 and self.size_bytes > max_bytes:
+            with self._lock:
+                segment = self.segments.pop(0)
+            segment.path.unlink(missing_ok=True)
+            dropped += 1
         while self.segments:
             segment = self.segments[0]
             if segment is self.segments[-1] and not self._sealed:
@@ -199,15 +205,21 @@ class TopicFiles:
 
     # Reading: any thread.
 
-    def tail(self, position: int, max_records: int) -> list[StoredRecord] | None:
-        """Records from `position` on out of memory; None where they are only on disk."""
+    def tail(self, position: int, *, max_records: int, max_bytes: int) -> list[StoredRecord] | None:
+        """Records from `position` on out of memory, at least one; None where they are only on disk."""
         with self._lock:
             if position >= self.end:
                 return []
             if not self._tail or position < self._tail[0].offset:
                 return None
             start = position - self._tail[0].offset
-            return self._tail[start : start + max_records]
+            records = self._tail[start : start + max_records]
+        size = 0
+        for place, item in enumerate(records):
+            size += len(item.record.value)
+            if size > max_bytes and place:
+                return records[:place]
+        return records
 
     def read(self, position: int, *, max_records: int, max_bytes: int) -> list[StoredRecord]:
         """Records from `position` on, from disk; at least one if there is any. Blocks."""
@@ -217,7 +229,7 @@ class TopicFiles:
             for offset, record in decode_records(frame, header):
                 if offset < position:
                     continue
-                if len(result) >= max_records or (result and size >= max_bytes):
+                if len(result) >= max_records or (result and size + len(record.value) > max_bytes):
                     return result
                 result.append(StoredRecord(topic=self.name, partition=PARTITION, offset=offset, record=record))
                 size += len(record.value)

@@ -39,7 +39,7 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 def compiled(function: F) -> F:
     """The function as machine code, with its own signature for type checkers."""
-    return cast("F", numba.njit(cache=True, nogil=True)(function))
+    return cast("F", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 @compiled

@@ -36,6 +36,8 @@ class WindowStage:
 
     name = "streaming.windows"
     inputs = (METRICS.name,)
+    snapshot_in_thread = True
+    """At 2 kB a series, writing it out would hold up the event loop."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class WindowStage:
         pane_s: float = 10.0,
         window_s: float = 300.0,
         evaluate_every_s: float = 1.0,
-        lateness_s: float = 5.0,
+        lateness_s: float = 2.0,
         snapshot_every_s: float = 30.0,
         max_series: int = 250_000,
     ) -> None:
@@ -54,7 +56,8 @@ class WindowStage:
             pane_s: Length of a pane, in seconds; the window slides by panes.
             window_s: Length of the window, in seconds, a multiple of `pane_s`.
             evaluate_every_s: Features of a changed series come at most this often, in seconds.
-            lateness_s: A sample older than its series' newest by this much is dropped and counted. Delays nothing.
+            lateness_s: A sample older than its series' newest by this much is dropped and counted. Delays nothing,
+                but samples of this span are computed again at each evaluation.
             snapshot_every_s: Seconds between commits; a restart replays at most this much input.
             max_series: Series per tenant and shard; about 2 kB of memory each.
 
