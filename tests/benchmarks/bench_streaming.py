@@ -20,10 +20,11 @@ import numpy as np
 from headspring.proto import codec
 from headspring.proto.clock import NS_PER_S, SystemClock
 from headspring.proto.detection import FeatureBatch
-from headspring.proto.telemetry import MetricBatch
-from headspring.proto.topics import FEATURES, METRICS
+from headspring.proto.telemetry import MetricBatch, Span, SpanBatch, SpanKind
+from headspring.proto.topics import FEATURES, METRICS, SPANS
 from headspring.streaming.engine.local import LocalEngine
-from headspring.streaming.log.port import Record
+from headspring.streaming.features.span_red import SpanMetricsStage
+from headspring.streaming.log.port import Record, StoredRecord
 from headspring.streaming.log.segments import SegmentLog
 from headspring.streaming.windows.stage import WindowStage
 from headspring.streaming.windows.state import PaneState, WindowSpec
@@ -141,6 +142,32 @@ async def sample_to_features(path: Path, series: int) -> dict[str, float]:
     return {"p50_s": round(float(np.percentile(waits, 50)), 3), "max_s": round(max(waits), 3), "samples": len(waits)}
 
 
+async def span_metrics() -> dict[str, float]:
+    """Spans into service and call metrics: a server span with one client span beneath, batches of 200."""
+    clock = SystemClock()
+    stage = SpanMetricsStage(clock=clock)
+    stage.restore(b"")
+    now_ns = clock.now_ns()
+    stored = []
+    for number in range(50):
+        spans = []
+        for place in range(100):
+            trace = f"{number:016x}{place:016x}"
+            common: dict[str, Any] = {"trace_id": trace, "start_ns": now_ns - NS_PER_S, "duration_ns": 10_000_000}
+            peer = f"service:default/s{(number + 1) % 10}"
+            spans.append(Span(span_id="b", parent_span_id="a", kind=SpanKind.CLIENT, peer=peer, **common))
+            spans.append(Span(span_id="a", kind=SpanKind.SERVER, **common))
+        batch = SpanBatch(tenant="t", entity=f"service:default/s{number % 10}", received_ns=now_ns, spans=tuple(spans))
+        record = Record(key=b"", value=codec.encode(batch), time_ns=now_ns)
+        stored.append(StoredRecord(topic=SPANS.name, partition=0, offset=number, record=record))
+    count, start = 0, time.process_time()
+    while time.process_time() - start < _SECONDS:
+        await stage.process(SPANS.name, stored)
+        await stage.tick(clock.now_ns() + 20 * NS_PER_S)
+        count += 50 * 200
+    return {"spans_per_cpu_s": round(count / (time.process_time() - start))}
+
+
 async def run(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {
         f"windows: {series} series x {each} samples/s, features every second": windows(series, each)
@@ -153,6 +180,7 @@ async def run(folder: Path) -> dict[str, Any]:
             ] = await log_append(Path(name), value_bytes, tasks, batch)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         results["log read from disk, records of 200 bytes"] = await log_read(Path(name), 200_000)
+    results["spans to service and call metrics"] = await span_metrics()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         results["sample appended to features published, 1000 series"] = await sample_to_features(Path(name), 1000)
     return results

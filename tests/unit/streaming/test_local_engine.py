@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -293,4 +295,80 @@ async def test_one_stage_in_trouble_does_not_hold_up_another(tmp_path: Path) -> 
     working = Adder("t.working")
     engine = await run(log, broken, working, until=lambda engine: engine.health()["t.working"].records_out == 1)
     assert engine.health()["t.broken"].records_out == 0
+    await log.close()
+
+
+_CHILD = """
+import asyncio, sys
+from pathlib import Path
+from headspring.proto.clock import SystemClock
+from headspring.streaming.engine.local import LocalEngine
+from headspring.streaming.engine.port import Outgoing
+from headspring.streaming.log.segments import SegmentLog
+
+class Sum:
+    name, inputs, tick_s = "t.sum", ("in",), 0.0
+    snapshot_every_s = float(sys.argv[2])
+    total = 0
+    async def process(self, topic, records):
+        out = []
+        for item in records:
+            self.total += int(item.record.value)
+            value = b"%d:%s" % (self.total, item.record.value)
+            out.append(Outgoing(topic="out", key=b"k", value=value, time_ns=1))
+        return out
+    async def tick(self, now_ns):
+        return []
+    def snapshot(self):
+        return b"%d" % self.total
+    def restore(self, state):
+        self.total = int(state or b"0")
+
+async def main():
+    log = await SegmentLog.open(Path(sys.argv[1]), clock=SystemClock())
+    engine = LocalEngine(log, clock=SystemClock())
+    engine.add(Sum())
+    await engine.start()
+    n = (await log.end_offsets("in"))[0]
+    from headspring.streaming.log.port import Record
+    for n in range(n, 400):
+        await log.append("in", [Record(key=b"k", value=b"%d" % n, time_ns=1)])
+        if n % 50 == 0:
+            print(n, flush=True)
+    while not await engine.drain(1.0):
+        pass
+    await engine.stop()
+    await log.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("snapshot_every_s", [0.0, 0.05])
+async def test_killed_again_and_again_a_stage_still_counts_every_record_once(
+    tmp_path: Path, snapshot_every_s: float
+) -> None:
+    for kill_after in (2, 2, None):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _CHILD, str(tmp_path), str(snapshot_every_s),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert child.stdout is not None
+        lines = 0
+        while await child.stdout.readline():
+            lines += 1
+            if lines == kill_after:
+                child.kill()
+        assert await child.wait() == (0 if kill_after is None else -signal.SIGKILL)
+    log = await open_log(tmp_path)
+    assert await log.load_state("t.sum") == b"%d" % sum(range(400))
+    seen: dict[str, set[str]] = {}
+    for value in await outputs(log):
+        total, number = value.split(":")
+        seen.setdefault(number, set()).add(total)
+    # Each input gave output, and where it came again it said the same.
+    assert {int(number): {int(total) for total in totals} for number, totals in seen.items()} == {
+        number: {sum(range(number + 1))} for number in range(400)
+    }
     await log.close()

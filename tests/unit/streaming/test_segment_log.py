@@ -97,6 +97,41 @@ async def test_one_topic_in_trouble_does_not_stop_the_others(tmp_path: Path) -> 
     await log.close()
 
 
+async def test_a_record_that_cannot_be_written_is_rejected_alone(tmp_path: Path) -> None:
+    log = await open_log(tmp_path)
+    bad = Record(key=b"", value=b"x", time_ns=2**63)
+    results = await asyncio.gather(
+        *(log.append("t", [bad if n == 3 else record(str(n))]) for n in range(6)), return_exceptions=True
+    )
+    assert [type(result) for result in results if result is not None] == [Rejected]
+    assert await everything(log, "t") == ["0", "1", "2", "4", "5"]
+    await log.close()
+
+
+async def test_a_disk_that_cannot_keep_up_is_answered_with_unavailable_not_with_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await open_log(tmp_path)
+    real, release = os.fdatasync, threading.Event()
+
+    def slow(fd: int) -> None:
+        release.wait(10)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    monkeypatch.setattr("headspring.streaming.log.segments._MAX_PENDING_BYTES", 10_000)
+    accepted = [log.append_threadsafe("t", [record("x" * 2000)]) for _ in range(4)]
+    with pytest.raises(Unavailable, match="too slow"):
+        await log.append("t", [record("x" * 2000)])
+    release.set()
+    for future in accepted:
+        await asyncio.wrap_future(future)
+    await log.append("t", [record("x" * 2000)])
+    assert len(await everything(log, "t")) == 5
+    assert log.stats().pending_bytes == 0
+    await log.close()
+
+
 async def test_concurrent_appends_share_syncs(tmp_path: Path) -> None:
     log = await open_log(tmp_path)
     await asyncio.gather(*(log.append("t", [record(str(n))]) for n in range(500)))

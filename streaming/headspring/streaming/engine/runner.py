@@ -246,6 +246,8 @@ class StageRunner:
             session.changed = True
         if out or self._snapshot_every_s > 0:
             await self._commit(session)
+        if self._failed_at is None:
+            self._failures = 0
 
     async def _one_by_one(
         self, topic: str, records: Sequence[StoredRecord], suspect: tuple[int, int]

@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import sqlite3
+import struct
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headspring.proto.clock import Clock
-from headspring.proto.errors import ConfigError, Rejected, Unavailable
+from headspring.proto.errors import BackendError, ConfigError, Rejected, Unavailable
 from headspring.proto.topics import BY_NAME
 from headspring.streaming.log.compaction import Garbage, newest_by_key, survivors
 from headspring.streaming.log.consumer import SegmentConsumer
@@ -372,11 +373,9 @@ class SegmentLog:
         for item in items:
             if isinstance(item, _Append):
                 by_topic.setdefault(item.topic, []).append(item)
-        failures: dict[str, Unavailable | None] = {}
-        for topic, appends in by_topic.items():
-            failures[topic] = self._write(topic, appends)
+        failures = {topic: self._write(topic, appends) for topic, appends in by_topic.items()}
         self._groups += bool(by_topic)
-        written = [topic for topic, failure in failures.items() if failure is None]
+        written = [topic for topic, per_item in failures.items() if None in per_item]
         if written:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._wake, *written)
@@ -384,8 +383,7 @@ class SegmentLog:
         with self._pending_lock:
             self._pending_bytes -= done
         for topic, appends in by_topic.items():
-            failure = failures[topic]
-            for item in appends:
+            for item, failure in zip(appends, failures[topic], strict=True):
                 # A caller that gave up has cancelled its future; the records are written all the same.
                 if item.done.set_running_or_notify_cancel():
                     item.done.set_result(None) if failure is None else item.done.set_exception(failure)
@@ -393,24 +391,33 @@ class SegmentLog:
             if isinstance(item, _Upkeep):
                 self._retain(item)
 
-    def _write(self, topic: str, appends: Sequence[_Append]) -> Unavailable | None:
+    def _write(self, topic: str, appends: Sequence[_Append]) -> list[BackendError | None]:
+        """What became of each append."""
         files = self.topic_files(topic)
         try:
             files.write([item.records for item in appends])
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                return Unavailable(
-                    f"no room to write topic {topic} under {self._path} ({error.strerror}): free disk space or raise "
-                    "the quota; writing resumes by itself",
-                    retry_after_s=5.0,
-                )
-            return Unavailable(f"cannot write topic {topic} under {self._path}: {error}; check the disk")
+            return [self._unavailable(topic, error)] * len(appends)
+        except (TypeError, ValueError, struct.error) as error:
+            # A record that cannot be put into bytes; its neighbours in the group must not suffer.
+            if len(appends) == 1:
+                return [Rejected(f"a record for {topic} is not bytes with a 64-bit time: {error}")]
+            return [failure for item in appends for failure in self._write(topic, [item])]
         garbage = self._garbage.get(topic)
         if garbage is not None:
             for item in appends:
                 for record in item.records:
                     garbage.add(record)
-        return None
+        return [None] * len(appends)
+
+    def _unavailable(self, topic: str, error: OSError) -> Unavailable:
+        if error.errno in _NO_ROOM:
+            return Unavailable(
+                f"no room to write topic {topic} under {self._path} ({error.strerror}): free disk space or raise "
+                "the quota; writing resumes by itself",
+                retry_after_s=5.0,
+            )
+        return Unavailable(f"cannot write topic {topic} under {self._path}: {error}; check the disk")
 
     def _retain(self, item: _Upkeep) -> None:
         now_ns = self._clock.now_ns()
