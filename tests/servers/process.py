@@ -1,0 +1,82 @@
+"""Server processes for tests: a free port, a health check, a clean stop, the log in the error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_STOP_S = 15.0
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+@contextmanager
+def running(
+    argv: Sequence[str], *, health: str, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None,
+    timeout_s: float = 30.0,
+) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
+    """A process from the moment that `health` answers 2xx until the block ends.
+
+    Raises:
+        RuntimeError: it ended, or was not healthy within `timeout_s`; holds the end of its log.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, cwd=cwd,
+            env={**os.environ, **(env or {})},
+        )  # fmt: skip
+    try:
+        _await(process, health, log, timeout_s)
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the process, after a while SIGKILL to it and its children."""
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def healthy(url: str) -> bool:
+    """Whether a GET answers 2xx."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - an http address of ours
+            return 200 <= int(answer.status) < 300
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _await(process: subprocess.Popen[bytes], health: str, log: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not healthy(health):
+        ended = process.poll()
+        if ended is not None or time.monotonic() > deadline:
+            end = log.read_text(errors="replace")[-3000:]
+            what = f"ended with {ended}" if ended is not None else f"is not healthy after {timeout_s:.0f} s"
+            raise RuntimeError(f"{argv_name(process)} {what}; its log ends:\n{end}")
+        time.sleep(0.1)
+
+
+def argv_name(process: subprocess.Popen[bytes]) -> str:
+    """The program's name, for messages."""
+    arguments = process.args
+    first = arguments[0] if isinstance(arguments, (list, tuple)) else arguments
+    return Path(os.fsdecode(first)).name  # type: ignore[arg-type] # argv always starts with text here
