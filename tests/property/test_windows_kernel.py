@@ -22,8 +22,12 @@ Sample = tuple[int, int, float]
 """Series, time (ns), value."""
 
 VALUES = st.one_of(st.floats(-1e9, 1e9), st.floats(1e15, 1e15 + 10), st.just(math.nan), st.integers(0, 5).map(float))
+# Crowded enough for samples of one series to overtake each other, long enough for windows to slide.
+TIMES_NS = st.one_of(st.integers(0, 20_000), st.integers(290_000, 310_000), st.integers(0, 400_000)).map(
+    lambda ms: START_NS + ms * 1_000_000
+)
 SAMPLES = st.lists(
-    st.tuples(st.sampled_from([1, 2, 3]), st.integers(0, 400_000).map(lambda ms: START_NS + ms * 1_000_000), VALUES),
+    st.tuples(st.sampled_from([1, 2, 3]), TIMES_NS, VALUES),
     min_size=1,
     max_size=60,
     unique_by=lambda sample: (sample[0], sample[1]),

@@ -86,6 +86,23 @@ async def test_a_failed_sync_acknowledges_nothing_and_the_records_do_not_show_up
     await log.close()
 
 
+async def test_refused_records_do_not_come_back_with_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = await open_log(tmp_path)
+    await log.append("t", [record("kept")])
+
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(Unavailable):
+            await log.append("t", [record("refused")])
+    await log.close()
+    log = await open_log(tmp_path)
+    assert await everything(log, "t") == ["kept"]
+    await log.close()
+
+
 async def test_one_topic_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
     log = await open_log(tmp_path)
     await log.append("good", [record("1")])
