@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -46,15 +45,14 @@ from headspring.proto.telemetry import (
 from headspring.proto.topics import METRICS, SERIES, SPANS, record_key
 from headspring.streaming.engine.port import Outgoing
 from headspring.streaming.features.span_join import SpanJoin
+from headspring.streaming.features.span_tally import LEAST_DELAY_NS, SILENT_NS, Row, Service, Tally, tallies, topmost
 from headspring.streaming.log.port import StoredRecord
 
 BUCKET_NS = 2 * NS_PER_S
-_LEAST_DELAY_NS = NS_PER_S // 2
 _MOST_DELAY_NS = 10 * NS_PER_S
 """Longest wait for spans; OpenTelemetry's batch processor exports every 5 s unless told otherwise."""
 _DELAY_FADE = 0.98
 """Per batch of a service: a delay that does not come again is forgotten in about a hundred batches."""
-_SILENT_NS = 600 * NS_PER_S
 _BACKLOG_NS = 15 * NS_PER_S
 """Records older than this when processed are a backlog: time is then theirs, not the clock's."""
 _SETTLED_NS = 2 * NS_PER_S
@@ -62,65 +60,17 @@ _SETTLED_NS = 2 * NS_PER_S
 _MOST_EMPTY_BUCKETS = 30
 """More empty buckets in a row than this (a minute) are a gap of ours, not silence of a service: they are skipped."""
 _CLOSE_EVERY_NS = NS_PER_S // 4
-_MAX_BUCKET_SPANS = 100_000
-"""Durations kept of one service and bucket; more only add to the rate and the error count."""
 _MAX_EDGES = 2_000
 """Callees of one bucket; names come from senders, so they need a bound."""
 _MAX_SERVICES = 5_000
+_MAX_SERIES = 100_000
+"""Derived series of one tenant since the start, for the same reason."""
 _GAUGE = METRIC_KIND_CODE[MetricKind.GAUGE]
 
 
 @dataclass(slots=True)
-class _Row:
-    """What is kept of a span until its bucket closes."""
-
-    trace_id: str
-    span_id: str
-    start_ns: int
-    end_ns: int
-    error: bool
-    peer: str = ""
-    parent_id: str = ""
-
-
-@dataclass(slots=True)
-class _Tally:
-    """A bucket of one service or edge."""
-
-    count: int = 0
-    errors: int = 0
-    rows: list[_Row] = field(default_factory=list)
-
-    def add(self, row: _Row) -> None:
-        self.count += 1
-        self.errors += row.error
-        if len(self.rows) < _MAX_BUCKET_SPANS:
-            self.rows.append(row)
-
-
-@dataclass(slots=True)
-class _Service:
-    next_bucket: int
-    """The oldest bucket that is open."""
-    delay_ns: float = _LEAST_DELAY_NS
-    last_span_ns: int = 0
-    last_server_ns: int = 0
-    requests: dict[int, _Tally] = field(default_factory=dict)
-    """By bucket: spans of requests it served."""
-    inner: dict[int, _Tally] = field(default_factory=dict)
-    """By bucket: other spans; the topmost of them stand in where a service serves nobody."""
-    calls: dict[int, _Tally] = field(default_factory=dict)
-    """By bucket: its calls to others."""
-    next_call_bucket: int = 0
-
-    def serves(self, now_ns: int) -> bool:
-        """It had a server or consumer span not long ago."""
-        return self.last_server_ns > 0 and now_ns - self.last_server_ns <= _SILENT_NS
-
-
-@dataclass(slots=True)
 class _Tenant:
-    services: dict[str, _Service] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
     join: SpanJoin = field(default_factory=SpanJoin)
     published: set[int] = field(default_factory=set)
     """Series whose descriptor went out since the start."""
@@ -203,8 +153,8 @@ class SpanMetricsStage:
             for name, services in json.loads(state).items():
                 tenant = self._tenants[name] = _Tenant()
                 for entity, fields in services.items():
-                    requests, inner, calls = (_tallies(fields.pop(kind)) for kind in ("requests", "inner", "calls"))
-                    tenant.services[entity] = _Service(**fields, requests=requests, inner=inner, calls=calls)
+                    requests, inner, calls = (tallies(fields.pop(kind)) for kind in ("requests", "inner", "calls"))
+                    tenant.services[entity] = Service(**fields, requests=requests, inner=inner, calls=calls)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ContractError(f"{len(state)} bytes are no span metrics snapshot: {error!r}") from error
 
@@ -224,8 +174,8 @@ class SpanMetricsStage:
                 if len(tenant.services) >= _MAX_SERVICES:
                     return
                 oldest = max(bucket, (arrived_ns - _MOST_DELAY_NS) // BUCKET_NS)
-                service = tenant.services[entity] = _Service(next_bucket=oldest, next_call_bucket=oldest)
-            row = _Row(
+                service = tenant.services[entity] = Service(next_bucket=oldest, next_call_bucket=oldest)
+            row = Row(
                 trace_id=span.trace_id,
                 span_id=span.span_id,
                 start_ns=span.start_ns,
@@ -237,16 +187,16 @@ class SpanMetricsStage:
             service.last_span_ns = max(service.last_span_ns, arrived_ns)
             if span.kind in (SpanKind.CLIENT, SpanKind.PRODUCER):
                 into, first = service.calls, service.next_call_bucket
-                into.setdefault(max(bucket, first), _Tally()).add(row)
+                into.setdefault(max(bucket, first), Tally()).add(row)
             if span.kind in (SpanKind.SERVER, SpanKind.CONSUMER):
                 service.last_server_ns = arrived_ns
-                service.requests.setdefault(max(bucket, service.next_bucket), _Tally()).add(row)
+                service.requests.setdefault(max(bucket, service.next_bucket), Tally()).add(row)
             elif not span.parent_span_id or (
                 span.kind in (SpanKind.INTERNAL, SpanKind.UNSPECIFIED) and not service.serves(arrived_ns)
             ):
-                service.inner.setdefault(max(bucket, service.next_bucket), _Tally()).add(row)
+                service.inner.setdefault(max(bucket, service.next_bucket), Tally()).add(row)
         if service is not None:
-            held_ns = min(max(held_ns, _LEAST_DELAY_NS), _MOST_DELAY_NS)
+            held_ns = min(max(held_ns, LEAST_DELAY_NS), _MOST_DELAY_NS)
             service.delay_ns = max(held_ns, service.delay_ns * _DELAY_FADE)
 
     def _close(self, name: str, tenant: _Tenant, now_ns: int) -> list[Outgoing]:
@@ -254,7 +204,7 @@ class SpanMetricsStage:
         tenant.closed_ns = now_ns
         longest_ns = max((service.delay_ns for service in tenant.services.values()), default=0.0)
         for entity, service in list(tenant.services.items()):
-            if now_ns - service.last_span_ns > _SILENT_NS:
+            if now_ns - service.last_span_ns > SILENT_NS:
                 del tenant.services[entity]
                 continue
             due = int((now_ns - service.delay_ns) // BUCKET_NS)
@@ -264,7 +214,7 @@ class SpanMetricsStage:
                 bucket = service.next_bucket
                 service.next_bucket += 1
                 requests, inner = service.requests.pop(bucket, None), service.inner.pop(bucket, None)
-                tally = requests if service.serves(now_ns) else _topmost(tenant.join, entity, inner)
+                tally = requests if service.serves(now_ns) else topmost(tenant.join, entity, inner)
                 self._service_samples(name, tenant, samples, entity, bucket, tally)
             # The callee's own spans tell who was called, so calls wait for the slowest exporter.
             due = int((now_ns - longest_ns) // BUCKET_NS)
@@ -277,7 +227,7 @@ class SpanMetricsStage:
         return self._publish(name, samples)
 
     def _service_samples(
-        self, name: str, tenant: _Tenant, samples: _Samples, entity: str, bucket: int, tally: _Tally | None
+        self, name: str, tenant: _Tenant, samples: _Samples, entity: str, bucket: int, tally: Tally | None
     ) -> None:
         labels = {LABEL_SERVICE: entity_name(entity)}
         values = {SERVICE_REQUEST_RATE: (tally.count if tally else 0) * NS_PER_S / BUCKET_NS}
@@ -294,13 +244,13 @@ class SpanMetricsStage:
         self._add(name, tenant, samples, entity, labels, bucket, values)
 
     def _edge_samples(
-        self, name: str, tenant: _Tenant, samples: _Samples, entity: str, bucket: int, calls: _Tally
+        self, name: str, tenant: _Tenant, samples: _Samples, entity: str, bucket: int, calls: Tally
     ) -> None:
-        by_callee: dict[str, _Tally] = {}
+        by_callee: dict[str, Tally] = {}
         for row in calls.rows:
             callee = row.peer or tenant.join.callee(row.trace_id, row.span_id)
             if callee and callee != entity and (callee in by_callee or len(by_callee) < _MAX_EDGES):
-                by_callee.setdefault(callee, _Tally()).add(row)
+                by_callee.setdefault(callee, Tally()).add(row)
         for callee, tally in by_callee.items():
             took = sum(row.end_ns - row.start_ns for row in tally.rows) / tally.count
             values = {
@@ -324,6 +274,8 @@ class SpanMetricsStage:
         for metric, value in values.items():
             series_id = derived_series_id(name, metric, entity, labels)
             if series_id not in tenant.published:
+                if len(tenant.published) >= _MAX_SERIES:
+                    continue
                 tenant.published.add(series_id)
                 samples.new.append(
                     SeriesDescriptor(
@@ -368,23 +320,3 @@ def derived_series_id(tenant: str, metric: str, entity: str, labels: dict[str, s
     """The same id for the same series after every restart; 64 bits."""
     parts = [part for name in sorted(labels) for part in (name, labels[name])]
     return int(digest("derived", tenant, metric, entity, *parts, size_bytes=8), 16)
-
-
-def _topmost(join: SpanJoin, entity: str, tally: _Tally | None) -> _Tally | None:
-    """The spans whose parent is none of the same entity. Asked when the bucket closes: a parent ends, and comes,
-    after its children."""
-    if tally is None:
-        return None
-    top = _Tally()
-    for row in tally.rows:
-        if join.is_local_root(entity, row.trace_id, row.parent_id):
-            top.add(row)
-    return top if top.count else None
-
-
-def _tallies(buckets: dict[str, dict[str, Any]]) -> dict[int, _Tally]:
-    """Buckets out of a snapshot, where JSON made their numbers text."""
-    return {
-        int(number): _Tally(**{**tally, "rows": [_Row(**row) for row in tally["rows"]]})
-        for number, tally in buckets.items()
-    }

@@ -37,7 +37,8 @@ from headspring.streaming.log.frames import record_bytes
 from headspring.streaming.log.group import GroupThread
 from headspring.streaming.log.port import Record, StoredRecord
 from headspring.streaming.log.positions import PositionStore
-from headspring.streaming.log.topic_files import PARTITION, Counters, TopicFiles
+from headspring.streaming.log.segment_file import Counters
+from headspring.streaming.log.topic_files import PARTITION, TopicFiles
 
 _LOG = logging.getLogger(__name__)
 _TOPIC = re.compile(r"^[a-z0-9][a-z0-9._-]{0,199}$")

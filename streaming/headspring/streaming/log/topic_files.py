@@ -12,66 +12,24 @@ import logging
 import os
 import re
 import threading
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from headspring.streaming.log.frames import (
-    HEADER_BYTES,
-    FrameHeader,
-    decode_records,
-    encode_frame,
-    is_whole,
-    read_header,
-    record_bytes,
-    scan,
-)
+from headspring.streaming.log.frames import FrameHeader, decode_records, encode_frame, record_bytes, scan
 from headspring.streaming.log.port import Record, StoredRecord
+from headspring.streaming.log.segment_file import INDEX_EVERY_BYTES, Counters, Segment, sparse
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"^(\d{20})(?:-(\d{20}))?\.log$")
 """`first offset.log` as written; `first offset-end offset.log` after compaction."""
-_INDEX_EVERY_BYTES = 64 * 1024
-"""Distance of index entries: a look-up then walks over at most this many bytes of frame headers."""
 _FRAME_BYTES = 4 * 1024 * 1024
 """Larger batches become several frames, so that no reader has to hold more at once for one record."""
 _TAIL_BYTES = 16 * 1024 * 1024
 """Newest records of a topic kept in memory: who keeps up is served without disk or decoding."""
 PARTITION = 0
 """The embedded log has one partition a topic."""
-
-
-@dataclass(slots=True)
-class Segment:
-    """One file."""
-
-    path: Path
-    base: int
-    """Offset of its first record, or of the one that will be first."""
-    end: int
-    """Offset that follows its last record."""
-    size: int
-    """Bytes that are synced; readers stop here."""
-    newest_ns: int = 0
-    """Newest record time, 0 until the file was walked or written to."""
-    index: list[tuple[int, int]] | None = None
-    """(first offset, position) of some frames; None until walked."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the log was opened."""
-
-    bytes_written: int = 0
-    records_written: int = 0
-    fsyncs: int = 0
-    write_errors: int = 0
-    torn_bytes: int = 0
-    """Bytes cut off at open because no whole frame covered them."""
-    damaged_frames: int = 0
-    """Places that were written whole once and cannot be read any more: data loss."""
 
 
 @dataclass(slots=True)
@@ -154,7 +112,7 @@ class TopicFiles:
             position = segment.size
             index = segment.index if segment.index is not None else []
             for first, frame in zip(first_offsets, frames, strict=True):
-                if not index or position - index[-1][1] >= _INDEX_EVERY_BYTES:
+                if not index or position - index[-1][1] >= INDEX_EVERY_BYTES:
                     index.append((first, position))
                 position += len(frame)
             segment.index, segment.size, segment.end, self.end = index, position, offset, offset
@@ -175,7 +133,7 @@ class TopicFiles:
         """Unlinks segments whose every record is older than `cutoff_ns`, and, but for the newest segment, the
         oldest ones until the topic has at most `max_bytes`; returns how many."""
         if self.segments and self.segments[-1].size:
-            self._walk(self.segments[-1])
+            self.segments[-1].walk()
             if self.segments[-1].newest_ns < cutoff_ns:
                 self.roll()
         dropped = 0
@@ -188,7 +146,7 @@ class TopicFiles:
             segment = self.segments[0]
             if segment is self.segments[-1] and not self._sealed:
                 break
-            self._walk(segment)
+            segment.walk()
             if segment.newest_ns >= cutoff_ns:
                 break
             if segment is self.segments[-1]:
@@ -324,7 +282,7 @@ class TopicFiles:
         if result.damaged:
             self.counters.damaged_frames += result.damaged
             _LOG.error("log segment is damaged: topic=%s file=%s places=%d", self.name, newest.path, result.damaged)
-        newest.index = _sparse([(header.first, position) for position, header in result.frames])
+        newest.index = sparse([(header.first, position) for position, header in result.frames])
         newest.newest_ns = max((header.newest_ns for _, header in result.frames), default=0)
         if newest.end:
             self._sealed = True
@@ -394,19 +352,6 @@ class TopicFiles:
         del self._tail[:drop]
         self._tail_bytes = sum(record_bytes(item.record) for item in self._tail)
 
-    def _walk(self, segment: Segment) -> list[tuple[int, int]]:
-        """The segment's sparse index, from its frame headers where it is not in memory yet."""
-        index = segment.index
-        if index is None:
-            entries: list[tuple[int, int]] = []
-            newest = 0
-            for position, header in _headers(segment):
-                entries.append((header.first, position))
-                newest = max(newest, header.newest_ns)
-            index = _sparse(entries)
-            segment.newest_ns, segment.index = newest, index
-        return index
-
     def _frames(self, position: int) -> Iterator[tuple[FrameHeader, bytes]]:
         """Whole frames from the one that holds offset `position`, or the next one, on."""
         while True:
@@ -417,62 +362,12 @@ class TopicFiles:
                 return
             segment = segments[0]
             try:
-                with segment.path.open("rb", buffering=0) as file:
-                    for header, frame in self._segment_frames(file.fileno(), segment, position, limit):
-                        yield header, frame
-                        position = header.last + 1
+                for header, frame in segment.frames(position, limit, self.counters):
+                    yield header, frame
+                    position = header.last + 1
             except FileNotFoundError:
                 continue  # retention or a compaction took it away; what replaces it is listed by now
             position = max(position, end)
-
-    def _segment_frames(
-        self, fd: int, segment: Segment, position: int, limit: int
-    ) -> Iterator[tuple[FrameHeader, bytes]]:
-        index = self._walk(segment)
-        with self._lock:
-            entry = bisect_right(index, (position, limit)) - 1
-            at = index[entry][1] if entry >= 0 else 0
-        while at < limit:
-            header = read_header(os.pread(fd, HEADER_BYTES, at))
-            if header is not None and header.last < position:
-                at += header.size
-                continue
-            frame = os.pread(fd, header.size, at) if header is not None and at + header.size <= limit else b""
-            if header is None or not is_whole(frame, header):
-                at = self._after_damage(fd, segment, at, limit)
-                continue
-            if header.first >= segment.end:
-                return  # left over from a write that was refused and could not be cut off
-            yield header, frame
-            at += header.size
-
-    def _after_damage(self, fd: int, segment: Segment, at: int, limit: int) -> int:
-        """Position of the next whole frame; counts and reports the loss."""
-        self.counters.damaged_frames += 1
-        _LOG.error("log segment is damaged: topic=%s file=%s position=%d", self.name, segment.path, at)
-        found = scan(os.pread(fd, limit - at - 1, at + 1)).frames
-        return at + 1 + found[0][0] if found else limit
-
-
-def _headers(segment: Segment) -> Iterator[tuple[int, FrameHeader]]:
-    with segment.path.open("rb", buffering=0) as file:
-        at = 0
-        while at < segment.size:
-            header = read_header(os.pread(file.fileno(), HEADER_BYTES, at))
-            if header is None:
-                rest = os.pread(file.fileno(), segment.size - at - 1, at + 1)
-                yield from ((at + 1 + position, found) for position, found in scan(rest).frames)
-                return
-            yield at, header
-            at += header.size
-
-
-def _sparse(entries: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    index: list[tuple[int, int]] = []
-    for first, position in entries:
-        if not index or position - index[-1][1] >= _INDEX_EVERY_BYTES:
-            index.append((first, position))
-    return index
 
 
 def _chunks(batches: Sequence[Sequence[Record]]) -> Iterator[list[Record]]:
@@ -496,7 +391,7 @@ def _stored_chunks(records: Sequence[StoredRecord]) -> Iterator[list[StoredRecor
     size = 0
     for item in records:
         need = record_bytes(item.record)
-        if chunk and (size + need > _INDEX_EVERY_BYTES or item.offset - chunk[0].offset >= 2**32):
+        if chunk and (size + need > INDEX_EVERY_BYTES or item.offset - chunk[0].offset >= 2**32):
             yield chunk
             chunk, size = [], 0
         chunk.append(item)
