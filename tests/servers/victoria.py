@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 from tests.servers import debian
 from tests.servers.process import free_port, running
@@ -19,7 +20,7 @@ def program() -> Path:
 
 @contextmanager
 def victoria_metrics(folder: Path) -> Iterator[str]:
-    """An empty server; its base address. What is written can be queried at once."""
+    """An empty server; its base address. New series can be queried after `flush`, else after about 10 s."""
     port = free_port()
     argv = [
         str(program()), f"-storageDataPath={folder / 'victoria'}", f"-httpListenAddr=127.0.0.1:{port}",
@@ -29,3 +30,9 @@ def victoria_metrics(folder: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with running(argv, health=f"{url}/health", log=folder / "victoria.log", cwd=folder):
         yield url
+
+
+def flush(url: str) -> None:
+    """Makes everything written so far visible to queries."""
+    with urlopen(f"{url}/internal/force_flush", timeout=10):  # noqa: S310 - an http address of ours
+        pass
