@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 from tests.servers.process import free_port, running
 
 T = TypeVar("T")
@@ -33,24 +30,39 @@ class Headspring:
 
     def get(self, path: str, **parameters: str) -> Any:
         """JSON of a GET with the key."""
-        return self._ask("GET", path, None, parameters)
-
-    def post(self, path: str, body: Any) -> Any:
-        """JSON of a POST with the key."""
-        return self._ask("POST", path, json.dumps(body).encode(), {})
-
-    def _ask(self, method: str, path: str, body: bytes | None, parameters: dict[str, str]) -> Any:
-        query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
-        request = urllib.request.Request(  # noqa: S310 - an http address of ours
-            f"{self.url}{path}{query}", data=body, method=method,
-            headers={"authorization": f"Bearer {self.api_key}", "content-type": "application/json"},
+        answer = httpx2.get(
+            f"{self.url}{path}", params=parameters, headers={"authorization": f"Bearer {self.api_key}"}, timeout=15.0,
+            trust_env=False,
         )  # fmt: skip
-        try:
-            with urllib.request.urlopen(request, timeout=15) as answer:  # noqa: S310
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{method} {path} answered {error.code}: {error.read()[:500]!r}") from error
-        return json.loads(text) if text else None
+        assert answer.is_success, f"GET {path} {parameters} answered {answer.status_code}: {answer.text[:500]}"
+        return answer.json()
+
+    def series(self, query: str) -> list[dict[str, Any]]:
+        """Series of an instant query, each as `labels` and `value`."""
+        result = self.get("/api/v1/metrics/query", query=query)["data"]["result"]
+        return [{"labels": item["metric"], "value": float(item["value"][1])} for item in result]
+
+    def samples(self, selector: str, *, seconds: int) -> dict[int, float]:
+        """Raw samples of the one series that a selector names, by time in milliseconds; empty when there is none."""
+        result = self.get("/api/v1/metrics/query", query=f"{selector}[{seconds}s]")["data"]["result"]
+        assert len(result) <= 1, f"{selector} names {len(result)} series"
+        return {round(float(time) * 1000): float(value) for item in result for time, value in item["values"]}
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Alerts, newest first."""
+        return list(self.get("/api/v1/alerts", limit="200")["items"])
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Incidents, newest first."""
+        return list(self.get("/api/v1/incidents", limit="200")["items"])
+
+    def logs(self, text: str) -> list[dict[str, Any]]:
+        """Log records that hold a text."""
+        return list(self.get("/api/v1/logs", query=text)["items"])
+
+    def edges(self) -> set[tuple[str, str]]:
+        """Calls of the topology, (caller, callee)."""
+        return {(edge["caller"], edge["callee"]) for edge in self.get("/api/v1/topology")["edges"]}
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import httpx2
 
 _STOP_S = 15.0
 
@@ -58,9 +58,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def healthy(url: str) -> bool:
     """Whether a GET answers 2xx."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - an http address of ours
-            return 200 <= int(answer.status) < 300
-    except (OSError, urllib.error.URLError):
+        return httpx2.get(url, timeout=2.0, trust_env=False).is_success
+    except httpx2.HTTPError:
         return False
 
 

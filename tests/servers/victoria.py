@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
 
+import httpx2
 from tests.servers import debian
 from tests.servers.process import free_port, running
 
@@ -34,5 +34,4 @@ def victoria_metrics(folder: Path) -> Iterator[str]:
 
 def flush(url: str) -> None:
     """Makes everything written so far visible to queries."""
-    with urlopen(f"{url}/internal/force_flush", timeout=10):  # noqa: S310 - an http address of ours
-        pass
+    httpx2.get(f"{url}/internal/force_flush", timeout=10.0, trust_env=False).raise_for_status()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class Client:
         return self._call("GET", path, params=parameters)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._call("POST", path, json=body or {})
+        return self._call("POST", path, json=body or {}, headers={"idempotency-key": secrets.token_hex(16)})
 
     def close(self) -> None:
         self._http.close()
