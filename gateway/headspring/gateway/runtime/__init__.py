@@ -1,0 +1,1 @@
+"""Composition: settings, the embedded runtime, servers, health."""

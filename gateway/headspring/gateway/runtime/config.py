@@ -1,0 +1,163 @@
+"""Every setting, in one table: name, type, default, unit, reason; and where its value came from.
+
+A value is looked up in this order: command-line flag, environment (`HEADSPRING_NAME`), settings file
+(TOML), default. `headspring config` prints what was found and where.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headspring.proto.errors import ConfigError
+
+ENV_PREFIX = "HEADSPRING_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One option."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    secret: bool = False
+    """Never printed, never logged."""
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(name="data", type=Path, default=Path("headspring-data"), help="folder for everything Headspring writes"),
+    Setting(name="host", type=str, default="127.0.0.1", help="address to listen on; loopback unless you say otherwise"),
+    Setting(name="port", type=int, default=8420, help="port of the API and the web UI", minimum=0, maximum=65535),
+    Setting(name="otlp_port", type=int, default=4318, help="port of OTLP over HTTP", minimum=0, maximum=65535),
+    Setting(name="grpc_port", type=int, default=4317, help="port of OTLP over gRPC", minimum=0, maximum=65535),
+    Setting(name="max_body_bytes", type=int, default=20 * 1024 * 1024,
+            help="largest request after decompression, bytes", minimum=1024, maximum=1 << 30),
+    Setting(name="max_series", type=int, default=1_000_000, help="most series a tenant may have", minimum=1),
+    Setting(name="window_s", type=float, default=300.0, help="length of the sliding window, seconds",
+            minimum=10, maximum=3600),
+    Setting(name="pane_s", type=float, default=10.0, help="length of a pane of the window, seconds",
+            minimum=1, maximum=300),
+    Setting(name="evaluate_every_s", type=float, default=1.0, help="how often windows are evaluated, seconds",
+            minimum=0.1, maximum=60),
+    Setting(name="settle_s", type=float, default=15.0,
+            help="calm after the last alert before an incident counts as resolved, seconds", minimum=0, maximum=3600),
+    Setting(name="approval_expires_s", type=float, default=3600.0,
+            help="how long an approval request stays open, seconds; expiry means no", minimum=1, maximum=7 * 86400),
+    Setting(name="host_metrics", type=bool, default=True, help="watch the machine Headspring runs on"),
+    Setting(name="ops_url", type=str, default="",
+            help="base address of the operations API that runbooks call; empty: runbooks that need it are not offered"),
+    Setting(name="notify", type=str, default="",
+            help="Apprise addresses to notify, separated by spaces", secret=True),
+    Setting(name="public_url", type=str, default="", help="address that people reach the UI at, for links"),
+    Setting(name="retention_h", type=float, default=48.0, help="how long metric history is kept, hours",
+            minimum=1, maximum=24 * 400),
+    Setting(name="bootstrap_key", type=str, default="",
+            help="first admin API key, for automation; made at random when empty", secret=True),
+    Setting(name="log_level", type=str, default="warning", help="debug, info, warning or error"),
+)  # fmt: skip
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A setting's value and where it came from: `flag`, `environment`, `file PATH` or `default`."""
+
+    setting: Setting
+    value: Any
+    source: str
+
+    @property
+    def shown(self) -> str:
+        """The value as a person may see it."""
+        if self.setting.secret:
+            return "(set, hidden)" if self.value else ""
+        return str(self.value)
+
+
+class Settings:
+    """All settings, resolved once at start."""
+
+    def __init__(self, resolved: Mapping[str, Resolved]) -> None:
+        self.resolved = dict(resolved)
+
+    def __getattr__(self, name: str) -> Any:
+        # Values are typed by the table above, which the type checker cannot see.
+        try:
+            return self.__dict__["resolved"][name].value
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def resolve(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Looks every setting up.
+
+    Raises:
+        ConfigError: a value cannot be used, or the file names a setting that does not exist.
+    """
+    flags = flags or {}
+    environ = os.environ if environ is None else environ
+    file = file or (Path(environ[ENV_PREFIX + "CONFIG"]) if environ.get(ENV_PREFIX + "CONFIG") else None)
+    from_file = _read(file) if file else {}
+    unknown = sorted(set(from_file) - set(BY_NAME))
+    if unknown:
+        raise ConfigError(f"{file}: unknown setting {', '.join(unknown)}; `headspring config` lists all settings")
+    resolved = {}
+    for setting in SETTINGS:
+        raw: Any
+        if flags.get(setting.name) is not None:
+            raw, source = flags[setting.name], "flag"
+        elif environ.get(ENV_PREFIX + setting.name.upper()) is not None:
+            raw, source = environ[ENV_PREFIX + setting.name.upper()], "environment"
+        elif setting.name in from_file:
+            raw, source = from_file[setting.name], f"file {file}"
+        else:
+            raw, source = setting.default, "default"
+        resolved[setting.name] = Resolved(setting=setting, value=_convert(setting, raw, source), source=source)
+    return Settings(resolved)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {file}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+
+
+def _convert(setting: Setting, raw: Any, source: str) -> Any:
+    where = f"setting {setting.name} (from {source})"
+    try:
+        value = _as_bool(raw) if setting.type is bool else setting.type(raw)
+    except (TypeError, ValueError) as error:
+        shown = "a value" if setting.secret else repr(raw)
+        raise ConfigError(f"{where}: {shown} is not {setting.type.__name__}; {setting.help}") from error
+    if setting.minimum is not None and value < setting.minimum:
+        raise ConfigError(f"{where}: {value} is below {setting.minimum:g}; {setting.help}")
+    if setting.maximum is not None and value > setting.maximum:
+        raise ConfigError(f"{where}: {value} is above {setting.maximum:g}; {setting.help}")
+    return value
+
+
+def _as_bool(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    text = str(raw).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text)
