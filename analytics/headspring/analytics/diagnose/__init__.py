@@ -1,0 +1,1 @@
+"""From an incident to its cause: ranked hypotheses with evidence, or an honest "none"."""
