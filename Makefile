@@ -9,8 +9,8 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# What is synced: the base with the demo shop and the developers' tools; `causal` and `real` for tests that use them.
-SYNC := $(UV) sync --frozen --extra shop
+# One environment for all targets: types and imports of every test are checked, so its clients must be there.
+SYNC := $(UV) sync --frozen --extra shop --extra causal --group real
 ARGS ?=
 export UV_PYTHON_DOWNLOADS := never
 
@@ -25,11 +25,7 @@ $(VENV)/.ready-uv:
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready-uv uv.lock pyproject.toml
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(SYNC) --extra causal --inexact --quiet
-	@touch $@
-
-$(VENV)/.ready-real: $(VENV)/.ready-dev
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(SYNC) --extra causal --group real --inexact --quiet
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(SYNC) --inexact --quiet
 	@touch $@
 
 setup: $(VENV)/.ready-dev ## the environment for development, in .venv
@@ -44,7 +40,7 @@ check: $(VENV)/.ready-dev ## formatting, lint, types, layers, lock file: exactly
 test: $(VENV)/.ready-dev ## tests that need no server; ARGS go to pytest
 	$(BIN)/python -m pytest -q -m "not real" $(ARGS)
 
-test-real: $(VENV)/.ready-real ## tests against real servers, which it downloads once into a cache
+test-real: $(VENV)/.ready-dev ## tests against real servers, which it downloads once into a cache
 	$(BIN)/python -m tests.servers
 	$(BIN)/python -m pytest -q -m real $(ARGS)
 
