@@ -24,7 +24,7 @@ $(VENV)/.ready-uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready-uv uv.lock pyproject.toml
+$(VENV)/.ready-dev: $(VENV)/.ready-uv uv.lock pyproject.toml Makefile
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(SYNC) --inexact --quiet
 	@touch $@
 
