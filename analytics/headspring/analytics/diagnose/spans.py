@@ -55,7 +55,10 @@ class Forest:
         foreign[inner] = entity[self.parent[inner]] != entity[inner]
         kind = self.table.kind
         serves = np.isin(kind, _IN)
-        return serves | (foreign & ~np.isin(kind, _OUT) & (inner | (self.table.parent_span_id == "")))
+        result: NDArray[np.bool_] = serves | (
+            foreign & ~np.isin(kind, _OUT) & (inner | (self.table.parent_span_id == ""))
+        )
+        return result
 
     @cached_property
     def crossing(self) -> NDArray[np.bool_]:
@@ -75,7 +78,10 @@ class Forest:
     @cached_property
     def outward(self) -> NDArray[np.bool_]:
         """The span is a call to somebody else: kind says so, or another entity's span is beneath it."""
-        return np.isin(self.table.kind, _OUT) | (self.answered & np.isin(self.table.kind, ("unspecified", "")))
+        result: NDArray[np.bool_] = np.isin(self.table.kind, _OUT) | (
+            self.answered & np.isin(self.table.kind, ("unspecified", ""))
+        )
+        return result
 
     @cached_property
     def exclusive_ns(self) -> NDArray[np.int64]:
@@ -102,7 +108,8 @@ class Forest:
             before = np.r_[0, furthest[:-1]]
             fresh = np.maximum(furthest - np.maximum(before, start + base), 0)
             np.add.at(covered, up, fresh)
-        return np.maximum(table.duration_ns - covered, 0)
+        result: NDArray[np.int64] = np.maximum(table.duration_ns - covered, 0)
+        return result
 
 
 def names(values: NDArray[np.object_], codes: dict[str, int]) -> NDArray[np.int64]:

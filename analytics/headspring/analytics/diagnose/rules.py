@@ -1,0 +1,67 @@
+"""Known failures, as rules: an answer even where little else is known, and the fallback when time runs out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from headspring.analytics.diagnose.case import Clue
+from headspring.analytics.diagnose.metrics import View, clue, silences
+from headspring.analytics.diagnose.severity import Deviation
+from headspring.proto.incident import CauseKind
+from headspring.proto.semantics import EDGE_ERROR_RATIO, EDGE_REQUEST_RATE
+
+_FAILING = 0.2
+"""Increase of a caller's error ratio that counts as "its calls fail"."""
+
+
+def crash_clues(view: View, unreachable: frozenset[str]) -> list[Clue]:
+    """Silence of an entity while its callers still call it, or fail, is a crash; silence with its callers is not.
+
+    The callers' own calls (edge metrics) are what tells the two apart.
+    """
+    topology = view.case.topology
+    rates, errors = view.edges(EDGE_REQUEST_RATE), view.edges(EDGE_ERROR_RATIO)
+    silent = silences(view)
+    node_errors = view.named("service_error_ratio")
+    into: dict[str, list[str]] = defaultdict(list)
+    for caller, callee in sorted(set(rates) | set(errors)):
+        into[callee].append(caller)
+    found = []
+    for entity, item in silent.items():
+        callers = sorted({*into[entity], *(c for c in topology.callers(entity))})
+        if not callers:
+            continue
+        failing = [
+            caller
+            for caller in callers
+            if _rise(errors, (caller, entity)) > _FAILING
+            or (caller in node_errors and node_errors[caller].value - node_errors[caller].baseline > _FAILING)
+        ]
+        starving = [caller for caller in callers if caller in silent]
+        if entity in unreachable or (failing and len(starving) < len(callers)):
+            found.append(
+                clue(
+                    view,
+                    item,
+                    4.5,
+                    f"fell silent ({item.baseline:.3g} to {item.value:.3g} requests/s) while "
+                    f"{len(failing) or len(callers)} of its callers fail",
+                    CauseKind.CRASH,
+                )
+            )
+        elif len(starving) == len(callers):
+            found.append(
+                clue(view, item, -2.0, "fell silent together with everything that calls it", CauseKind.TRAFFIC)
+            )
+    return [_as_rule(one) for one in found]
+
+
+def _rise(edges: Mapping[tuple[str, str], Deviation], key: tuple[str, str]) -> float:
+    item = edges.get(key)
+    return 0.0 if item is None else item.value - item.baseline
+
+
+def _as_rule(one: Clue) -> Clue:
+    return replace(one, kind="rule")
