@@ -57,8 +57,8 @@ class Headspring:
         return list(self.get("/api/v1/incidents", limit="200")["items"])
 
     def logs(self, text: str) -> list[dict[str, Any]]:
-        """Log records that hold a text."""
-        return list(self.get("/api/v1/logs", query=text)["items"])
+        """Log records that hold a text, each with its entity."""
+        return [{"entity": hit["entity"], **hit["record"]} for hit in self.get("/api/v1/logs", query=text)["items"]]
 
     def edges(self) -> set[tuple[str, str]]:
         """Calls of the topology, (caller, callee)."""
