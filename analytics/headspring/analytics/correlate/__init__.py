@@ -1,0 +1,1 @@
+"""Alerts to incidents: session gap × topology radius, split by candidate cause."""
