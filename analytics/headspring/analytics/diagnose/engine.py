@@ -35,6 +35,7 @@ _LOOK_BACK_NS = 180 * NS_PER_S
 """An onset earlier than this before the first alert is something else."""
 CALM_LLR = -0.7
 TARGET_CALM = 3.0
+_ENOUGH_SPANS = 60
 
 
 def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
@@ -52,7 +53,7 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     methods = ["rules"]
     facts = TraceFacts(clues=(), symptoms={}, unreachable=frozenset())
     if in_time() and case.spans is not None and len(case.spans):
-        facts = _traces(case, start_ns, sure_ns)
+        facts = _traces(case, start_ns, sure_ns, alerted)
         methods.append("traces")
     clues: list[Clue] = [*facts.clues, *crash_clues(view, facts.unreachable), *metric_clues(view)]
     if in_time() and case.logs is not None and len(case.logs):
@@ -114,11 +115,21 @@ def _begin(
     return max(detected - _ALERT_LAG_NS, case.window[0]), max(detected - _SURE_NS, case.window[0])
 
 
-def _traces(case: Case, start_ns: int, sure_ns: int) -> TraceFacts:
-    """Spans before the earliest possible onset against spans from the certain one on."""
-    spans = joined(case.normal_spans if case.normal_spans is not None else EMPTY, case.spans or EMPTY)
+def _traces(case: Case, start_ns: int, sure_ns: int, alerted: Sequence[str]) -> TraceFacts:
+    """Spans before the earliest possible onset against spans from the certain one on.
+
+    Only traces that pass an alerted entity count, where there are enough: others are not part of the trouble.
+    """
+    spans = joined(
+        case.normal_spans if case.normal_spans is not None else EMPTY, case.spans if case.spans is not None else EMPTY
+    )
     end_ns = spans.start_ns + spans.duration_ns
-    return trace_facts(select(spans, end_ns < start_ns), select(spans, end_ns >= sure_ns), case.topology)
+    before, after = end_ns < start_ns, end_ns >= sure_ns
+    touched = set(spans.trace_id[np.isin(spans.entity, list(alerted))].tolist())
+    through = np.fromiter((trace in touched for trace in spans.trace_id), dtype=np.bool_, count=len(spans))
+    if (through & before).sum() >= _ENOUGH_SPANS and (through & after).sum() >= _ENOUGH_SPANS:
+        before, after = before & through, after & through
+    return trace_facts(select(spans, before), select(spans, after), case.topology, ignore=case.elsewhere)
 
 
 def _walk_values(view: View, facts: TraceFacts) -> dict[str, float]:

@@ -100,7 +100,7 @@ class DiagnoseStage:
             watch.due_ns = [due for due in watch.due_ns if due > now_ns]
             try:
                 found = await asyncio.to_thread(self._diagnose, key, now_ns)
-            except Exception:  # the stage's edge: one incident that cannot be read must not stop the others
+            except Exception:  # noqa: BLE001 - the stage's edge: one incident that cannot be read must not stop the others
                 _LOG.exception("incident %s cannot be diagnosed now", key[1])
                 continue
             out += self._published(watch, found, now_ns)

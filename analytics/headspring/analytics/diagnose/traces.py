@@ -53,18 +53,21 @@ def joined(first: SpanTable, second: SpanTable) -> SpanTable:
     return SpanTable(**{n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in first.__slots__})
 
 
-def trace_facts(before: SpanTable, after: SpanTable, topology: Topology) -> TraceFacts:
+def trace_facts(
+    before: SpanTable, after: SpanTable, topology: Topology, *, ignore: frozenset[str] = frozenset()
+) -> TraceFacts:
     """All trace clues.
 
     Args:
         before: Spans of the normal period; may be empty, then only failures are looked at.
         after: Spans from the onset on.
         topology: For calls whose callee no span names.
+        ignore: Entities whose share in failures and time is explained elsewhere and left out.
     """
     old, new = Forest.of(before), Forest.of(after)
     resolve = _resolver(old, new, topology)
-    failing, unreachable, failing_share = _first_failing(old, new, resolve)
-    time, slow = _extra_time(old, new, resolve)
+    failing, unreachable, failing_share = _first_failing(old, new, resolve, ignore)
+    time, slow = _extra_time(old, new, resolve, ignore)
     clues = [*failing, *time, *_stopped_calling(old, new)]
     symptoms: dict[str, float] = {}
     for entity, strength in [*failing_share.items(), *slow.items()]:
@@ -138,7 +141,7 @@ def _blamed(forest: Forest, resolve: Callable[[Forest, int], str]) -> tuple[Coun
 
 
 def _first_failing(
-    old: Forest, new: Forest, resolve: Callable[[Forest, int], str]
+    old: Forest, new: Forest, resolve: Callable[[Forest, int], str], ignore: frozenset[str]
 ) -> tuple[list[Clue], set[str], dict[str, float]]:
     now, failed_now = _blamed(new, resolve)
     then, failed_then = _blamed(old, resolve)
@@ -149,7 +152,7 @@ def _first_failing(
     how: dict[str, Counter[str]] = defaultdict(Counter)
     for (entity, what), count in sorted(now.items()):
         more = count - then[(entity, what)] * scale
-        if more > 0:
+        if more > 0 and entity not in ignore:
             excess[entity] += more
             how[entity][what] += round(more)
     shares = {
@@ -217,7 +220,9 @@ def _charges(
     )
 
 
-def _extra_time(old: Forest, new: Forest, resolve: Callable[[Forest, int], str]) -> tuple[list[Clue], dict[str, float]]:
+def _extra_time(
+    old: Forest, new: Forest, resolve: Callable[[Forest, int], str], ignore: frozenset[str]
+) -> tuple[list[Clue], dict[str, float]]:
     if not len(old.table) or not len(new.table):
         return [], {}
     codes: dict[str, int] = {}
@@ -249,6 +254,7 @@ def _extra_time(old: Forest, new: Forest, resolve: Callable[[Forest, int], str])
         return [], {}
     delta, error, normal_took = delta / weight, np.sqrt(variance) / weight, normal_took / weight
     longer = np.maximum(delta, 0.0)
+    longer[[code for name, code in codes.items() if name in ignore]] = 0.0
     total = float(longer.sum())
     if total <= 0:
         return [], {}
