@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from headspring.gateway.cli import remote
 from headspring.gateway.cli.output import Format, show
 
 app = typer.Typer(
@@ -45,6 +46,94 @@ def config(
         for name, found in resolve(file=file).resolved.items()
     ]
     show(rows, output)
+
+
+@app.command(epilog="Example: headspring up --data ./data --port 8420")
+def up(
+    data: Annotated[Path | None, typer.Option(help="folder for everything Headspring writes")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="port of the API and the web UI")] = None,
+    otlp_port: Annotated[int | None, typer.Option(help="port of OTLP over HTTP")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="port of OTLP over gRPC")] = None,
+    ops_url: Annotated[str | None, typer.Option(help="operations API that runbooks call")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="settings file, TOML; `headspring config` lists all settings")
+    ] = None,
+) -> None:
+    """Runs the platform in this terminal, without servers, until Ctrl-C."""
+    from headspring.gateway.runtime.config import resolve
+
+    flags = {
+        "data": data, "host": host, "port": port, "otlp_port": otlp_port, "grpc_port": grpc_port, "ops_url": ops_url,
+        "log_level": log_level,
+    }  # fmt: skip
+    settings = resolve(flags, file=file)
+    from headspring.gateway.runtime.data import prepare
+
+    prepare(settings.data)  # before the first kernel is imported: compiled code goes into the data folder
+    from headspring.gateway.runtime.serve import run
+
+    run(settings, say=lambda line: print(line, flush=True))
+
+
+@app.command(epilog="Example: headspring demo --fault payment-delay --yes")
+def demo(
+    fault: Annotated[
+        str,
+        typer.Option(
+            help="payment-delay, inventory-error, payment-crash, bad-deploy, database-slow, two-faults, or none"
+        ),
+    ] = "payment-delay",
+    yes: Annotated[bool, typer.Option("--yes", help="approve the plan yourself, for unattended runs")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="leave everything running at the end")] = False,
+    data: Annotated[Path | None, typer.Option(help="folder to write to; a temporary one without it")] = None,
+    minutes: Annotated[float, typer.Option(help="with --fault none: how long the healthy shop is watched")] = 10.0,
+    timeout_s: Annotated[float, typer.Option(help="seconds from the fault to the resolved incident")] = 300.0,
+) -> None:
+    """A shop of real processes, a fault, and the way to its repair, checked at every step."""
+    from headspring.gateway.demo.command import main as run
+
+    raise typer.Exit(run(fault, yes, keep, data, timeout_s, minutes=minutes))
+
+
+backtest = typer.Typer(help="Runs the real detectors, correlator and diagnosis over recorded cases.")
+app.add_typer(backtest, name="backtest")
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@backtest.command("detect", epilog="Example: headspring backtest detect nab.input.parquet scores.parquet")
+def backtest_detect(source: Annotated[Path, typer.Argument()], output: Annotated[Path, typer.Argument()]) -> None:
+    """Scores recorded series (parquet: series, timestamp, value), causally."""
+    from headspring.analytics.detect.backtest import run
+
+    run(source, output, progress=_progress)
+
+
+@backtest.command("correlate", epilog="Example: headspring backtest correlate recorded/ assigned.jsonl")
+def backtest_correlate(source: Annotated[Path, typer.Argument()], output: Annotated[Path, typer.Argument()]) -> None:
+    """Groups recorded alerts (a folder with alerts.jsonl and topology.json) into incidents."""
+    from headspring.analytics.correlate.backtest import run
+
+    run(source, output, progress=_progress)
+
+
+@backtest.command("diagnose", epilog="Example: headspring backtest diagnose cases/ answers.json")
+def backtest_diagnose(source: Annotated[Path, typer.Argument()], output: Annotated[Path, typer.Argument()]) -> None:
+    """Ranks causes of recorded incidents (a folder of case folders)."""
+    from headspring.analytics.diagnose.backtest import run
+
+    run(source, output, progress=_progress)
+
+
+app.command(epilog="Example: headspring incidents --state open -o json")(remote.incidents)
+app.command(epilog="Example: headspring incident inc-0192f3")(remote.incident)
+app.command(epilog="Example: headspring approve run-0192f3 --comment 'seen'")(remote.approve)
+app.command(epilog="Example: headspring reject run-0192f3 --comment 'not now'")(remote.reject)
+app.command(epilog="Example: headspring runbooks -o yaml")(remote.runbooks)
 
 
 def main() -> None:
