@@ -10,7 +10,7 @@ from headspring.proto.telemetry import Change, ChangeKind
 
 FAULT_S = 50.0
 ALERT_S = FAULT_S + 6
-SEEDS = (1, 2, 3, 4)
+SEEDS = tuple(range(1, 25))
 
 
 def pick(world: World, seed: int) -> str:

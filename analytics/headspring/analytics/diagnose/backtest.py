@@ -25,7 +25,6 @@ from headspring.analytics.diagnose.spans import EMPTY
 from headspring.analytics.diagnose.traces import joined
 from headspring.knowledge.topology.graph import Edge, EdgeType, Node, Topology
 from headspring.knowledge.traces.port import SpanTable
-from headspring.proto.clock import NS_PER_S
 from headspring.proto.detection import Alert, Severity
 from headspring.proto.incident import Diagnosis
 from headspring.proto.telemetry import Change, ChangeKind

@@ -65,7 +65,7 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     clues += _order(case, found, onsets, own_evidence(clues))
     clues += change_clues(case.changes, own_evidence(clues), sure_ns, tolerance_ns=10 * NS_PER_S)
     clues = [one for one in clues if one.entity not in case.elsewhere]
-    symptoms = _symptoms(view, facts, alerted, case)
+    symptoms = _symptoms(value, facts, alerted, case)
     posterior = infer(clues, symptoms, case.topology)
     methods.append("bayes")
     return answer(
@@ -182,10 +182,10 @@ def _order(case: Case, found: Sequence[Deviation], onsets: Mapping[int, Onset], 
     return clues
 
 
-def _symptoms(view: View, facts: TraceFacts, alerted: Sequence[str], case: Case) -> dict[str, float]:
+def _symptoms(value: Mapping[str, float], facts: TraceFacts, alerted: Sequence[str], case: Case) -> dict[str, float]:
     """Entity → log-likelihood ratio of "affected"."""
     result: dict[str, float] = defaultdict(float)
-    for entity, deviation in symptom_strengths(view).items():
+    for entity, deviation in value.items():
         result[entity] = float(np.clip(1.7 * np.log(max(deviation, 1.2) / 3.0), CALM_LLR, 4.0))
     for entity, strength in facts.symptoms.items():
         result[entity] = max(result[entity], 4.0 * strength)

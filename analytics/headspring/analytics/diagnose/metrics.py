@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headspring.analytics.diagnose.case import Case, Clue, Role, Series
-from headspring.analytics.diagnose.roles import is_shared
+from headspring.analytics.diagnose.roles import is_shared, words
 from headspring.analytics.diagnose.severity import Deviation
 from headspring.proto.incident import CauseKind
 from headspring.proto.semantics import EDGE_ERROR_RATIO, EDGE_REQUEST_RATE, SERVICE_ERROR_RATIO, SERVICE_REQUEST_RATE
@@ -61,7 +61,7 @@ class View:
 
 def metric_clues(view: View) -> list[Clue]:
     """All metric clues, ordered by entity."""
-    return [*_self_time(view), *_own_errors(view), *_consumption(view)]
+    return [*_self_time(view), *_latency_of_its_own(view), *_own_errors(view), *_consumption(view)]
 
 
 def clue(view: View, item: Deviation, llr: float, summary: str, cause: CauseKind, onset_ns: int = 0) -> Clue:
@@ -107,6 +107,56 @@ def _self_time(view: View) -> list[Clue]:
             )
         )
     return found
+
+
+def _latency_of_its_own(view: View) -> list[Clue]:
+    """Where no self time is measured: extra latency × calls, less what the callees add, as share of the whole.
+
+    A callee's addition is charged to its callers by their traffic.
+    """
+    topology = view.case.topology
+    if view.of(Role.SELF_TIME) or not topology.edges:
+        return []
+    latency = _mean_latency(view)
+    traffic = view.of(Role.TRAFFIC)
+    calls = {e: max(traffic[e].value, 0.0) if e in traffic else 1.0 for e in latency}
+    extra = {e: max(item.value - item.baseline, 0.0) * calls[e] for e, item in latency.items()}
+    own: dict[str, float] = {}
+    for entity, item in latency.items():
+        if item.adverse < _CALM:
+            continue
+        below = 0.0
+        for callee in topology.callees(entity):
+            callers = [caller for caller in topology.callers(callee) if caller in calls]
+            all_calls = sum(calls[caller] for caller in callers)
+            below += extra.get(callee, 0.0) * (calls[entity] / all_calls if all_calls > 0 else 0.0)
+        own[entity] = max(extra[entity] - below, 0.0)
+    total = sum(own.values())
+    if total <= 0:
+        return []
+    return [
+        clue(
+            view,
+            latency[entity],
+            (4.5 * own[entity] / total - 0.7) * min(1.0, strength(latency[entity].adverse) * 2),
+            f"adds {own[entity] / total:.0%} of the extra waiting that no callee explains",
+            CauseKind.LATENCY,
+        )
+        for entity in sorted(own)
+    ]
+
+
+def _mean_latency(view: View) -> dict[str, Deviation]:
+    """The latency metric that most entities share, means before quantiles."""
+    by_metric: dict[str, dict[str, Deviation]] = defaultdict(dict)
+    for item in view.deviations:
+        one = view.case.series[item.series]
+        if one.role is Role.LATENCY and not one.outbound and not one.peer:
+            by_metric[one.metric].setdefault(one.entity, item)
+    if not by_metric:
+        return {}
+    best = max(sorted(by_metric), key=lambda m: (len(by_metric[m]), bool(words(m) & {"mean", "avg", "average"})))
+    return by_metric[best]
 
 
 def _own_errors(view: View) -> list[Clue]:

@@ -40,7 +40,8 @@ def crash_clues(view: View, unreachable: frozenset[str]) -> list[Clue]:
             or (caller in node_errors and node_errors[caller].value - node_errors[caller].baseline > _FAILING)
         ]
         starving = [caller for caller in callers if caller in silent]
-        if entity in unreachable or (failing and len(starving) < len(callers)):
+        # Where traces name who cannot be reached, its silent neighbours are only starved.
+        if entity in unreachable or (not unreachable and failing and len(starving) < len(callers)):
             found.append(
                 clue(
                     view,

@@ -54,8 +54,9 @@ def spread(normal: NDArray[np.float64], role: Role) -> tuple[float, float]:
     floor = _ROLE_FLOOR.get(role, 0.0)
     if role is Role.SUCCESS:
         floor = _PERCENT_FLOOR if median > 1.5 else _PERCENT_FLOOR / 100
+    relative = 0.0 if role is Role.SUCCESS else _RELATIVE_FLOOR * abs(median)
     deviation = float(np.std(normal, ddof=1)) if normal.size > 1 else 0.0
-    return median, max((high - low) / _IQR_PER_SIGMA, 0.5 * deviation, _RELATIVE_FLOOR * abs(median), floor, 1e-6)
+    return median, max((high - low) / _IQR_PER_SIGMA, 0.5 * deviation, relative, floor, 1e-6)
 
 
 def stretch(scores: NDArray[np.float64]) -> tuple[float, int, int]:

@@ -84,6 +84,31 @@ class Forest:
         return result
 
     @cached_property
+    def serving(self) -> NDArray[np.int64]:
+        """Row of the request that the span's entity was serving with it: the nearest entry above, itself included."""
+        own = np.arange(len(self.table))
+        up = np.where(self.entry | self.crossing | (self.parent < 0), own, self.parent)
+        for _ in range(8):
+            following = up[up]
+            if (following == up).all():
+                break
+            up = following
+        return up
+
+    @cached_property
+    def rank(self) -> NDArray[np.int64]:
+        """Position of a call among the calls of its parent, by start; 0 for spans that are no calls."""
+        result = np.zeros(len(self.table), dtype=np.int64)
+        calls = np.flatnonzero(self.outward & (self.parent >= 0))
+        order = calls[np.lexsort((self.table.start_ns[calls], self.parent[calls]))]
+        if order.size:
+            up = self.parent[order]
+            fresh = np.r_[True, up[1:] != up[:-1]]
+            begin = np.flatnonzero(fresh)
+            result[order] = np.arange(order.size) - begin[np.cumsum(fresh) - 1]
+        return result
+
+    @cached_property
     def exclusive_ns(self) -> NDArray[np.int64]:
         """Duration less the union of the children's times."""
         table = self.table
@@ -110,11 +135,6 @@ class Forest:
             np.add.at(covered, up, fresh)
         result: NDArray[np.int64] = np.maximum(table.duration_ns - covered, 0)
         return result
-
-
-def names(values: NDArray[np.object_], codes: dict[str, int]) -> NDArray[np.int64]:
-    """Numbers for texts; `codes` grows and can be shared between tables."""
-    return np.fromiter((codes.setdefault(str(v), len(codes)) for v in values), dtype=np.int64, count=len(values))
 
 
 EMPTY = SpanTable(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headspring.analytics.diagnose.case import Clue
-from headspring.analytics.diagnose.spans import Forest, names
+from headspring.analytics.diagnose.spans import Forest
 from headspring.knowledge.topology.graph import Topology
 from headspring.knowledge.traces.port import SpanTable
 from headspring.proto.incident import CauseKind
@@ -78,40 +78,51 @@ def trace_facts(
 def _resolver(old: Forest, new: Forest, topology: Topology) -> Callable[[Forest, int], str]:
     """Whom an unanswered call was addressed to; "" unknown.
 
-    The span's own word counts first; then what calls of that name reached when they were answered; among
-    several, the one that falls shortest of its usual share; then the only callee the topology knows.
+    The span's own word counts first; then whom the call at this place in this kind of request reached when it
+    was answered; several of those are told apart by who falls short of the usual; then the only callee known.
     """
-    answered: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    answered_now: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for forest, into in ((old, answered), (new, answered_now)):
+    answered: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    reached: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for forest, into in ((old, answered), (new, reached)):
         for row in np.flatnonzero(forest.crossing):
-            up = forest.parent[row]
-            into[(forest.table.entity[up], forest.table.operation[up])][forest.table.entity[row]] += 1
-    calls_before = max(len(old.table), 1)
-    scale = len(new.table) / calls_before
+            up = int(forest.parent[row])
+            for key in (_place(forest, up), _place(forest, up)[:2]):
+                into[key][str(forest.table.entity[row])] += 1
     served = Counter(new.table.entity[new.entry].tolist())
     served_before = Counter(old.table.entity[old.entry].tolist())
-    cache: dict[tuple[str, str], str] = {}
+    cache: dict[tuple[str, ...], str] = {}
 
-    def guess(caller: str, operation: str) -> str:
-        usual = answered.get((caller, operation)) or answered_now.get((caller, operation))
+    def guess(place: tuple[str, ...]) -> str:
+        caller = place[0]
+        now = reached[place[:2]]
+        # The caller's own traffic is the measure: what it was asked for then and now.
+        scale = served[caller] / served_before[caller] if served_before[caller] else 1.0
+        usual = answered.get(place) or answered.get(place[:2]) or reached.get(place) or reached.get(place[:2])
         if usual:
-            lack = {c: n * scale - answered_now[(caller, operation)][c] for c, n in usual.items()}
-            return max(sorted(lack), key=lambda c: (lack[c], usual[c]))
-        known = [c for c in topology.callees(caller) if not c.startswith("host:")]
-        silent = [c for c in known if served[c] == 0 and (served_before[c] > 0 or len(known) == 1)]
+            often = answered.get(place[:2]) or usual
+            short = [callee for callee in usual if now[callee] < 0.7 * scale * often[callee]]
+            return max(sorted(short or usual), key=lambda callee: usual[callee])
+        known = [callee for callee in topology.callees(caller) if not callee.startswith("host:")]
+        silent = [callee for callee in known if served[callee] == 0 and served_before[callee] > 0]
         return silent[0] if len(silent) == 1 else (known[0] if len(known) == 1 else "")
 
     def resolve(forest: Forest, row: int) -> str:
         peer = str(forest.table.peer[row])
         if peer:
             return peer
-        key = (str(forest.table.entity[row]), str(forest.table.operation[row]))
-        if key not in cache:
-            cache[key] = guess(*key)
-        return cache[key]
+        place = _place(forest, row)
+        if place not in cache:
+            cache[place] = guess(place)
+        return cache[place]
 
     return resolve
+
+
+def _place(forest: Forest, row: int) -> tuple[str, ...]:
+    """Where a call is made: caller, name of the call, what the caller was doing, the how-manieth call of that."""
+    up = int(forest.parent[row])
+    doing = str(forest.table.operation[up]) if up >= 0 else ""
+    return str(forest.table.entity[row]), str(forest.table.operation[row]), doing, str(forest.rank[row])
 
 
 def _blamed(forest: Forest, resolve: Callable[[Forest, int], str]) -> tuple[Counter[tuple[str, str]], Counter[str]]:
@@ -194,104 +205,114 @@ def _first_failing(
     return clues, unreachable, symptoms
 
 
-def _charges(
-    forest: Forest, resolve: Callable[[Forest, int], str], codes: dict[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Rows (root, entity number, nanoseconds): who spent the time of each request."""
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """Own time of each served request: who served what, and the nanoseconds it spent itself."""
+
+    unit: NDArray[np.int64]
+    """Number of (entity, operation)."""
+    own_ns: NDArray[np.float64]
+    took_ns: NDArray[np.float64]
+
+
+def _served(forest: Forest, resolve: Callable[[Forest, int], str], units: dict[tuple[str, str], int]) -> _Served:
     table = forest.table
-    owner = names(table.entity, codes)
     own = forest.exclusive_ns.astype(np.float64)
-    outward = forest.outward
+    charged = forest.serving.copy()
+    unit_of_row: dict[int, tuple[str, str]] = {}
     answer = np.full(len(table), -1, dtype=np.int64)
     crossing = np.flatnonzero(forest.crossing)
     answer[forest.parent[crossing]] = crossing
-    answered = np.flatnonzero(outward & (answer >= 0))
+    answered = np.flatnonzero(forest.outward & (answer >= 0))
     extra = own[answered] * _GAP_TO_CALLEE
     own[answered] -= extra
-    lonely = np.flatnonzero(outward & (answer < 0))
-    for row in lonely:
+    for row in np.flatnonzero(forest.outward & (answer < 0)):
         callee = resolve(forest, int(row))
         if callee:
-            owner[row] = codes.setdefault(callee, len(codes))
-    return (
-        np.concatenate([forest.root, forest.root[answered]]),
-        np.concatenate([owner, owner[answer[answered]]]),
-        np.concatenate([own, extra]),
+            charged[row] = row
+            unit_of_row[int(row)] = (callee, str(table.operation[row]))
+    total = np.zeros(len(table))
+    np.add.at(total, charged, own)
+    np.add.at(total, forest.serving[answer[answered]], extra)
+    rows = np.unique(charged)
+    unit = np.fromiter(
+        (
+            units.setdefault(unit_of_row.get(int(row), (str(table.entity[row]), str(table.operation[row]))), len(units))
+            for row in rows
+        ),
+        dtype=np.int64,
+        count=rows.size,
     )
+    return _Served(unit=unit, own_ns=total[rows], took_ns=table.duration_ns[rows].astype(np.float64))
 
 
 def _extra_time(
     old: Forest, new: Forest, resolve: Callable[[Forest, int], str], ignore: frozenset[str]
 ) -> tuple[list[Clue], dict[str, float]]:
+    """Time that entities add themselves: the change per request that they serve, times how often they do."""
     if not len(old.table) or not len(new.table):
         return [], {}
-    codes: dict[str, int] = {}
-    kinds: dict[str, int] = {}
-    sums = []
-    for forest in (old, new):
-        root, entity, ns = _charges(forest, resolve, codes)
-        top = np.unique(forest.root)
-        place = np.searchsorted(top, root)
-        kind = names(forest.table.operation[top], kinds)
-        sums.append((top, place, entity, ns, kind, forest.table.duration_ns[top]))
-    n = len(codes)
-    grids = []
-    for top, place, entity, ns, kind, duration in sums:
-        grid = np.zeros((top.size, n))
-        np.add.at(grid, (place, entity), ns)
-        grids.append((grid, kind, duration.astype(np.float64)))
-    (grid_old, kind_old, took_old), (grid_new, kind_new, _) = grids
-    delta, variance, weight, normal_took = np.zeros(n), np.zeros(n), 0, 0.0
-    for number in range(len(kinds)):
-        a, b = grid_new[kind_new == number], grid_old[kind_old == number]
-        if len(a) < _MIN_TRACES or len(b) < _MIN_TRACES:
+    units: dict[tuple[str, str], int] = {}
+    then, now = _served(old, resolve, units), _served(new, resolve, units)
+    n = len(units)
+    count_then, mean_then, var_then = _moments(then.unit, then.own_ns, n)
+    count_now, mean_now, var_now = _moments(now.unit, now.own_ns, n)
+    _, took_then, _ = _moments(then.unit, then.took_ns, n)
+    enough = (count_then >= _MIN_TRACES) & (count_now >= _MIN_TRACES)
+    requests = max(int((new.root == np.arange(len(new.table))).sum()), 1)
+    usual_ns = float(np.median(old.table.duration_ns[np.unique(old.root)]))
+    added: dict[str, float] = defaultdict(float)
+    variance: dict[str, float] = defaultdict(float)
+    relative: dict[str, float] = defaultdict(float)
+    for (entity, _), code in sorted(units.items()):
+        if not enough[code] or entity in ignore:
             continue
-        delta += len(a) * (a.mean(axis=0) - b.mean(axis=0))
-        variance += len(a) ** 2 * (a.var(axis=0, ddof=1) / len(a) + b.var(axis=0, ddof=1) / len(b))
-        normal_took += len(a) * float(np.median(took_old[kind_old == number]))
-        weight += len(a)
-    if not weight:
-        return [], {}
-    delta, error, normal_took = delta / weight, np.sqrt(variance) / weight, normal_took / weight
-    longer = np.maximum(delta, 0.0)
-    longer[[code for name, code in codes.items() if name in ignore]] = 0.0
-    total = float(longer.sum())
-    if total <= 0:
-        return [], {}
+        delta = mean_now[code] - mean_then[code]
+        added[entity] += count_now[code] * delta / requests
+        variance[entity] += (count_now[code] / requests) ** 2 * (
+            var_now[code] / count_now[code] + var_then[code] / count_then[code]
+        )
+        relative[entity] = max(relative[entity], delta / max(took_then[code], 1e6))
+    total = sum(value for value in added.values() if value > 0)
     clues: list[Clue] = []
     slow: dict[str, float] = {}
-    for name, code in sorted(codes.items()):
-        share = float(longer[code] / total)
-        sure = float(np.clip(delta[code] / max(error[code], 1e3) / 4, 0.0, 1.0))
-        material = float(np.clip(delta[code] / max(_MATERIAL * normal_took, 1e5), 0.0, 1.0))
+    for entity in sorted(added):
+        delta, error = added[entity], max(variance[entity] ** 0.5, 1e3)
+        share = max(delta, 0.0) / total if total > 0 else 0.0
+        sure = float(np.clip(delta / error / 4, 0.0, 1.0))
+        material = float(np.clip(max(delta / max(_MATERIAL * usual_ns, 1e5), relative[entity]), 0.0, 1.0))
         if share < 0.05 or sure * material < 0.05:
             continue
-        slow[name] = share * sure * material
+        slow[entity] = share * sure * material
         clues.append(
             Clue(
-                entity=name,
+                entity=entity,
                 kind="trace",
                 llr=(6.0 * share - 0.8) * sure * material,
-                summary=f"adds {delta[code] / 1e6:.1f} ms of its own to each request ({share:.0%} of the extra time)",
+                summary=f"adds {delta / 1e6:.1f} ms of its own to each request ({share:.0%} of the extra time)",
                 cause=CauseKind.LATENCY,
-                value=float(delta[code] / 1e6),
-                deviation=float(min(delta[code] / max(error[code], 1e3), 50.0)),
+                value=delta / 1e6,
+                deviation=min(delta / error, 50.0),
             )
         )
     return clues, slow
 
 
+def _moments(
+    group: NDArray[np.int64], value: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Count, mean and variance of the values of each of `n` groups."""
+    count = np.bincount(group, minlength=n).astype(np.float64)
+    safe = np.maximum(count, 1.0)
+    mean = np.bincount(group, weights=value, minlength=n) / safe
+    square = np.bincount(group, weights=value**2, minlength=n) / safe
+    return count, mean, np.maximum(square - mean**2, 0.0)
+
+
 def _calls_per_request(forest: Forest) -> dict[tuple[str, str], NDArray[np.float64]]:
     """(entity, operation it serves) → calls to others under each such request."""
     table = forest.table
-    own = np.arange(len(table))
-    up = np.where(forest.entry | forest.crossing | (forest.parent < 0), own, forest.parent)
-    for _ in range(8):
-        following = up[up]
-        if (following == up).all():
-            break
-        up = following
-    made = np.bincount(up[forest.outward], minlength=len(table)).astype(np.float64)
+    made = np.bincount(forest.serving[forest.outward], minlength=len(table)).astype(np.float64)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in np.flatnonzero(forest.entry):
         found[(str(table.entity[row]), str(table.operation[row]))].append(made[row])
