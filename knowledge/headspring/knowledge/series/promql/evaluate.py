@@ -33,10 +33,13 @@ Points = list[tuple[int, float]]
 Series = list[tuple[dict[str, str], Points]]
 Scalar = NDArray[np.float64]
 
-_OPS = {
-    pp.MatchOp.Equal: MatchOp.EQUAL, pp.MatchOp.NotEqual: MatchOp.NOT_EQUAL,
-    pp.MatchOp.Re: MatchOp.REGEX, pp.MatchOp.NotRe: MatchOp.NOT_REGEX,
-}  # fmt: skip
+_OPS = (
+    (pp.MatchOp.Equal, MatchOp.EQUAL),
+    (pp.MatchOp.NotEqual, MatchOp.NOT_EQUAL),
+    (pp.MatchOp.Re, MatchOp.REGEX),
+    (pp.MatchOp.NotRe, MatchOp.NOT_REGEX),
+)
+"""Pairs, not a dictionary: the parser's enum has equality but no hash."""
 _ELEMENTWISE = {
     "abs": np.abs, "ceil": np.ceil, "floor": np.floor, "exp": np.exp, "sqrt": np.sqrt, "ln": np.log, "log2": np.log2,
     "log10": np.log10,
@@ -156,7 +159,9 @@ class _Evaluation:
 
     def _select(self, selector: Any, start_ns: int, end_ns: int) -> tuple[list[tuple[Labels, SeriesData]], int]:
         """Series with samples in [start, end], and how many there are."""
-        matchers = [Matcher(label=one.name, op=_OPS[one.op], value=one.value) for one in selector.matchers.matchers]
+        matchers = [
+            Matcher(label=one.name, op=_operator(one.op), value=one.value) for one in selector.matchers.matchers
+        ]
         if selector.name is not None:
             matchers.insert(0, Matcher(label=NAME, op=MatchOp.EQUAL, value=selector.name))
         try:
@@ -351,6 +356,10 @@ def _distinct(descriptors: list[SeriesDescriptor]) -> list[Labels]:
         labels_of({**dict(labels), "series_id": f"{one.series_id:016x}"}) if seen[labels] > 1 else labels
         for labels, one in zip(spelt, descriptors, strict=True)
     ]
+
+
+def _operator(op: Any) -> MatchOp:
+    return next(ours for theirs, ours in _OPS if theirs == op)
 
 
 def _bound(text: str) -> float | None:
