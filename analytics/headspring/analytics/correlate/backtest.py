@@ -33,9 +33,7 @@ _PROGRESS_EVERY = 1000
 """Alerts between two progress reports."""
 
 
-def run(
-    set_dir: Path, out: Path, *, progress: Callable[[int], None] | None = None, rules: Rules | None = None
-) -> None:
+def run(set_dir: Path, out: Path, *, progress: Callable[[int], None] | None = None, rules: Rules | None = None) -> None:
     """Writes a line per alert: `{"id", "incident", "suppressed", "representative"}`.
 
     Args:

@@ -48,6 +48,9 @@ class Rules:
     """A second cause must have shown for this long before it becomes an incident of its own."""
     max_causes: int = 3
     """More lowest callees than this speak for one unseen cause."""
+    storm: int = 5
+    """So many alerted entities make a family one that also takes alerts of entities the topology joins to nothing:
+    where nothing is known, being near cannot be asked for."""
     corroborators: int = 2
     """Other definitions around an alert that make its episode one that led somewhere."""
     max_pending: int = 20_000
@@ -126,7 +129,9 @@ class DynamicXY:
             self._next += 1
         pending = Pending(signal=signal, marked=verdict is not None)
         family.pending.append(pending)
-        family.note(signal, self._now_ns, shape, marked=pending.marked, lasting=lasting, bound=self.rules.representatives)
+        family.note(
+            signal, self._now_ns, shape, marked=pending.marked, lasting=lasting, bound=self.rules.representatives
+        )
         moves += self._regroup(family, shape)
         return Placement(
             group=pending.group,
@@ -186,8 +191,11 @@ class DynamicXY:
         """The family to join with the similarity, or None; and the best one that is too old."""
         best: tuple[float, Family, Mapping[str, float]] | None = None
         old: tuple[float, Family] | None = None
+        placed = shape.placed(signal.entity)
         for family in self._families.values():
-            if signal.entity not in family.area_of(shape) or (self._silent(family) and not family.firing):
+            within = signal.entity in family.area_of(shape)
+            storm = not placed and len(family.evidence) >= self.rules.storm
+            if not (within or storm) or (self._silent(family) and not family.firing):
                 continue
             parts, value = self._similarity(signal, family, shape)
             if value < self.rules.threshold:
@@ -203,10 +211,13 @@ class DynamicXY:
 
     def _similarity(self, signal: Signal, family: Family, shape: Shape) -> tuple[Mapping[str, float], float]:
         gap_ns = self._gap_ns(family)
+        placed = shape.placed(signal.entity) or len(family.evidence) < self.rules.storm
         scored: list[tuple[float, Mapping[str, float]]] = []
         for other in family.representatives.values():
             seen = replace(other, time_ns=self._now_ns) if other.alert_id in family.firing else other
-            hops = shape.hops(signal.entity, other.entity, alerting=family.evidence)
+            hops = shape.hops(signal.entity, other.entity, alerting=family.evidence) if placed else self.rules.radius
+            if not placed and signal.entity == other.entity:
+                hops = 0
             parts = components(signal, seen, hops=hops, gap_ns=gap_ns)
             scored.append((score(parts, self.rules.weights), parts))
         scored.sort(key=lambda pair: pair[0], reverse=True)

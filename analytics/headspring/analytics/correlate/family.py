@@ -92,7 +92,7 @@ class Family:
     def _learn(self, signal: Signal, now_ns: int) -> None:
         known = self.evidence.get(signal.entity)
         causal, pressed = signal.kind is not Kind.STARVATION, signal.kind is Kind.PRESSURE
-        if known is None or (causal and not known.causal):
+        if known is None or (causal and not known.causal) or (signal.kind is Kind.SYMPTOM and not known.symptom):
             self.check_ns = min(self.check_ns, now_ns)
         self.evidence[signal.entity] = Evidence(
             onset_ns=min(known.onset_ns, signal.time_ns) if known else signal.time_ns,
@@ -101,6 +101,7 @@ class Family:
             rank=max(known.rank, signal.rank) if known else signal.rank,
             causal=causal or (known is not None and known.causal),
             pressed=pressed or (known is not None and known.pressed),
+            symptom=signal.kind is Kind.SYMPTOM or (known is not None and known.symptom),
         )
 
     def median_lag_s(self) -> float:
@@ -194,7 +195,9 @@ class Family:
             lags_s=list(state["lags_s"]),
             representatives={signal.entity: signal for signal in signals},
             evidence={entity: Evidence(**item) for entity, item in state["evidence"].items()},
-            pending=[Pending(signal=_signal(row), marked=marked, group=group) for row, marked, group in state["pending"]],
+            pending=[
+                Pending(signal=_signal(row), marked=marked, group=group) for row, marked, group in state["pending"]
+            ],
             groups={
                 name: Group(opened_ns=opened, roots=frozenset(roots), pinned=dict(pinned))
                 for name, opened, roots, pinned in state["groups"]

@@ -105,5 +105,6 @@ class Habits:
 
     def load(self, rows: Sequence[Any]) -> None:
         self._known = OrderedDict(
-            (key, _History(times_ns=list(times), alone=alone, together=together)) for key, times, alone, together in rows
+            (key, _History(times_ns=list(times), alone=alone, together=together))
+            for key, times, alone, together in rows
         )

@@ -18,6 +18,10 @@ _SILENT_HOPS = 2
 """Calls down to a silent common callee that may explain two alerted services."""
 _SILENT_SHARE = 0.5
 """Of a silent callee's callers, this share must alert before it counts as an explanation."""
+_GROUND_SHARE = 0.75
+"""Of what runs on a silent common host, this share must alert before the host counts as an explanation."""
+_WIDESPREAD = 8
+"""With more alerted entities than this the lowest callees tell little: most of the graph is in trouble."""
 _SURGE_LEAD_NS = 10 * NS_PER_S
 """Pressure at a common caller that began this much earlier explains its callees; less is detection jitter."""
 
@@ -36,6 +40,8 @@ class Evidence:
     """Has an alert that is not just missing traffic."""
     pressed: bool
     """Has an alert about load or a resource."""
+    symptom: bool = True
+    """Has an alert about errors or latency, which its callers would feel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +68,10 @@ def regions(evidence: Mapping[str, Evidence], shape: Shape, *, max_causes: int) 
     reach = _reach(causal, shape)
     groups = _joined(_sinks(causal, reach), evidence, shape, reach, causal)
     everything = frozenset(evidence)
-    if len(groups) == 1 or len(groups) > max_causes:
+    if len(groups) > max_causes or len(evidence) > _WIDESPREAD:
+        groups = [set().union(*groups)]
+    groups = _felt(groups, evidence)
+    if len(groups) == 1:
         roots = frozenset().union(*groups)
         return (Region(roots=roots, entities=everything, onset_ns=min(evidence[one].onset_ns for one in roots)),)
     explained = [group | {one for one in causal if reach[one] & group} for group in groups]
@@ -145,14 +154,41 @@ def _joined(
             if find(left) == find(right):
                 continue
             silent = [one for one in sorted(below[left] & below[right]) if one not in evidence]
-            if any(_would_show(one, evidence, shape) for one in silent) or _surge(
-                sinks[left], sinks[right], evidence, reach, causal
+            if (
+                any(_would_show(one, evidence, shape) for one in silent)
+                or _shared_ground(sinks[left], sinks[right], evidence, shape)
+                or _surge(sinks[left], sinks[right], evidence, reach, causal)
             ):
                 owner[max(find(left), find(right))] = min(find(left), find(right))
     groups: dict[int, set[str]] = {}
     for index, sink in enumerate(sinks):
         groups.setdefault(find(index), set()).update(sink)
     return list(groups.values())
+
+
+def _felt(groups: list[set[str]], evidence: Mapping[str, Evidence]) -> list[set[str]]:
+    """A lowest callee with one alert about a resource is no case for a second cause: it joins the first."""
+    strong = [group for group in groups if any(_strong(evidence[one]) for one in group)]
+    weak = set().union(*(group for group in groups if group not in strong))
+    if not strong or not weak:
+        return strong or [weak]
+    strong[0] |= weak
+    return strong
+
+
+def _strong(item: Evidence) -> bool:
+    return item.symptom
+
+
+def _shared_ground(left: set[str], right: set[str], evidence: Mapping[str, Evidence], shape: Shape) -> bool:
+    common = {one for entity in left for one in shape.grounds(entity)} & {
+        one for entity in right for one in shape.grounds(entity)
+    }
+    for ground in common:
+        residents = shape.residents(ground)
+        if sum(one in evidence for one in residents) >= _GROUND_SHARE * len(residents):
+            return True
+    return False
 
 
 def _would_show(callee: str, evidence: Mapping[str, Evidence], shape: Shape) -> bool:

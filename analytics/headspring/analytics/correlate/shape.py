@@ -53,6 +53,14 @@ class Shape:
         """What it runs on."""
         return self._grounds.get(entity, ())
 
+    def residents(self, entity: str) -> tuple[str, ...]:
+        """What runs on it."""
+        return self._residents.get(entity, ())
+
+    def placed(self, entity: str) -> bool:
+        """Whether the topology joins it to anything."""
+        return bool(self.callees(entity) or self.callers(entity) or self.grounds(entity) or self.residents(entity))
+
     def hops(self, left: str, right: str, *, alerting: Container[str]) -> int | None:
         """Distance either way within the radius; None when further.
 
@@ -62,18 +70,16 @@ class Shape:
         """
         if left == right:
             return 0
-        if right in self.grounds(left) or left in self.grounds(right):
-            return 1
         best = self._around(left).get(right)
         if best is not None and best <= 2:
             return best
-        if self._radius >= 2 and any(ground in alerting for ground in set(self.grounds(left)) & set(self.grounds(right))):
+        if self._radius >= 2 and any(one in alerting for one in set(self.grounds(left)) & set(self.grounds(right))):
             return 2
         return best
 
     def area(self, entity: str) -> frozenset[str]:
         """Everything that can be within the radius of it, host relays included."""
-        near = set(self._around(entity)) | set(self.grounds(entity)) | set(self._residents.get(entity, ()))
+        near = set(self._around(entity))
         for ground in self.grounds(entity):
             near.update(self._residents.get(ground, ()))
         return frozenset(near)
@@ -96,7 +102,12 @@ class Shape:
             here = queue.popleft()
             if distance[here] == self._radius:
                 continue
-            for there in (*self.callees(here), *self.callers(here)):
+            steps = self.callees(here) + self.callers(here) + self.grounds(here)
+            if here == entity:  # a host that is asked about alerts itself; on the way to others it does not relay
+                steps += self._residents.get(here, ())
+            elif here in self._residents:
+                steps = ()
+            for there in steps:
                 if there not in distance:
                     distance[there] = distance[here] + 1
                     queue.append(there)

@@ -60,7 +60,9 @@ _PRESSURE_RATE = (semantics.SERVICE_REQUEST_RATE, semantics.EDGE_REQUEST_RATE)
 _SYMPTOM = re.compile(
     r"error|fail|5xx|http_?5\d\d|exception|latency|slow|duration|timeout|response_time|refused|unavailable|down$", re.I
 )
-_RATE = re.compile(r"request_?rate|requests_?(received|per)|throughput|traffic|no_?requests|qps|rps|operations_total", re.I)
+_RATE = re.compile(
+    r"request_?rate|requests_?(received|per)|throughput|traffic|no_?requests|qps|rps|operations_total", re.I
+)
 _RESOURCE = re.compile(r"cpu|mem(ory)?|disk|heap|queue|saturation|pool|connections|lag|rss|inode|network|softirq", re.I)
 
 
