@@ -1,0 +1,1 @@
+"""Learned parameters as bytes, kept by the digest of their content."""

@@ -1,0 +1,1 @@
+"""What people and outcomes said about incidents, runs and alerts, as training labels."""
