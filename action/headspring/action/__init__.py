@@ -1,1 +1,1 @@
-"""headspring.action"""
+"""From diagnosis to outcome: plan, ask, act, validate, roll back, tell, remember."""

@@ -1,0 +1,279 @@
+"""Runs, decisions, steps and events in one relational database (SQLAlchemy Core; SQLite when embedded).
+
+Every change is one transaction. What must happen once is a primary key: a second decision about a run, or a
+second event of the same id, cannot be written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from headspring.action.views import Decision, RunView, StepResult
+from headspring.knowledge.documents.port import Page
+from headspring.proto import codec
+from headspring.proto.action import ActionEvent, Plan, RunState
+from headspring.proto.errors import Conflict, ContractError, NotFound
+
+_metadata = sa.MetaData()
+_runs = sa.Table(
+    "runs", _metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("incident_id", sa.Text, nullable=False),
+    sa.Column("runbook", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("plan", sa.LargeBinary, nullable=False),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.Text, nullable=False, default=""),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("updated_ns", sa.BigInteger, nullable=False),
+    sa.Column("validation", sa.Text, nullable=False, default=""),
+    sa.Index("runs_by_time", "tenant", "created_ns", "run_id"),
+    sa.Index("runs_by_incident", "tenant", "incident_id"),
+)  # fmt: skip
+_decisions = sa.Table(
+    "decisions", _metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("time_ns", sa.BigInteger, nullable=False),
+)  # fmt: skip
+_steps = sa.Table(
+    "steps", _metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("step_id", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("output", sa.Text, nullable=False, default=""),
+    sa.Column("started_ns", sa.BigInteger, nullable=False),
+    sa.Column("ended_ns", sa.BigInteger, nullable=False, default=0),
+)  # fmt: skip
+_events = sa.Table(
+    "events", _metadata,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False, index=True),
+    sa.Column("time_ns", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("emitted", sa.Boolean, nullable=False, default=False),
+)  # fmt: skip
+
+
+class RunStore:
+    """See the module. Calls block and may come from several threads."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _durable)
+            # The driver would begin transactions late and lazily; a decision must hold the lock from its first read.
+            sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        self._write = threading.Lock()
+        _metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def add(self, run_id: str, plan: Plan, *, idempotency_key: str = "") -> bool:
+        """Adds a planned run; False when it is there already."""
+        row = {
+            "run_id": run_id, "tenant": plan.tenant, "incident_id": plan.incident_id, "runbook": plan.runbook,
+            "target": plan.cause_entity, "state": RunState.WAITING_APPROVAL.value, "plan": codec.encode(plan),
+            "requested_by": plan.requested_by, "idempotency_key": idempotency_key, "created_ns": plan.created_ns,
+            "updated_ns": plan.created_ns, "validation": "",
+        }  # fmt: skip
+        with self._change() as connection:
+            if connection.execute(sa.select(_runs.c.run_id).where(_runs.c.run_id == run_id)).first():
+                return False
+            connection.execute(sa.insert(_runs).values(row))
+        return True
+
+    def by_idempotency_key(self, tenant: str, actor: str, key: str) -> str | None:
+        """Run that this key of this actor started before."""
+        with self._engine.connect() as connection:
+            found: str | None = connection.execute(
+                sa.select(_runs.c.run_id).where(
+                    _runs.c.tenant == tenant, _runs.c.requested_by == actor, _runs.c.idempotency_key == key
+                )
+            ).scalar()
+        return found
+
+    def decide(self, run_id: str, decision: Decision) -> None:
+        """Writes the decision and the state that follows from it, if the run still waits.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: somebody decided before, or the run waits no more.
+        """
+        with self._change() as connection:
+            row = connection.execute(sa.select(_runs.c.state).where(_runs.c.run_id == run_id)).first()
+            if row is None:
+                raise NotFound(f"there is no run {run_id}")
+            earlier = connection.execute(sa.select(_decisions).where(_decisions.c.run_id == run_id)).first()
+            if earlier is not None:
+                raise Conflict(f"{earlier.actor} was first: {earlier.verdict} of run {run_id}")
+            if row.state != RunState.WAITING_APPROVAL.value:
+                raise Conflict(f"run {run_id} is {row.state}, it waits for no decision")
+            connection.execute(
+                sa.insert(_decisions).values(
+                    run_id=run_id, verdict=decision.verdict, actor=decision.actor, role=decision.role,
+                    digest=decision.digest, comment=decision.comment, time_ns=decision.time_ns,
+                )
+            )  # fmt: skip
+            state = RunState.APPROVED if decision.verdict == "approve" else RunState.REJECTED
+            connection.execute(
+                sa.update(_runs).where(_runs.c.run_id == run_id).values(state=state.value, updated_ns=decision.time_ns)
+            )
+
+    def move(self, run_id: str, state: RunState, now_ns: int, *, only_from: Sequence[RunState] = ()) -> bool:
+        """Sets the state; False when the run is not in one of `only_from` or is final already."""
+        final = [one.value for one in RunState if one.final]
+        condition = [_runs.c.run_id == run_id, _runs.c.state.not_in([*final, state.value])]
+        if only_from:
+            condition.append(_runs.c.state.in_([one.value for one in only_from]))
+        with self._change() as connection:
+            changed = connection.execute(
+                sa.update(_runs).where(*condition).values(state=state.value, updated_ns=now_ns)
+            ).rowcount
+        return changed == 1
+
+    def note_validation(self, run_id: str, text: str) -> None:
+        with self._change() as connection:
+            connection.execute(sa.update(_runs).where(_runs.c.run_id == run_id).values(validation=text))
+
+    def begin_step(self, run_id: str, step_id: str, now_ns: int) -> StepResult | None:
+        """Marks a step as started; what an earlier try left, when there was one."""
+        with self._change() as connection:
+            row = connection.execute(
+                sa.select(_steps).where(_steps.c.run_id == run_id, _steps.c.step_id == step_id)
+            ).first()
+            if row is None:
+                connection.execute(
+                    sa.insert(_steps).values(
+                        run_id=run_id, step_id=step_id, state="started", started_ns=now_ns, output="", ended_ns=0
+                    )
+                )
+                return None
+        return _step(row)
+
+    def end_step(self, run_id: str, step_id: str, *, state: str, output: str, now_ns: int) -> None:
+        with self._change() as connection:
+            connection.execute(
+                sa.update(_steps)
+                .where(_steps.c.run_id == run_id, _steps.c.step_id == step_id)
+                .values(state=state, output=output[:20_000], ended_ns=now_ns)
+            )
+
+    def add_event(self, event: ActionEvent) -> bool:
+        """False when an event of that id is there already."""
+        with self._change() as connection:
+            if connection.execute(sa.select(_events.c.event_id).where(_events.c.event_id == event.event_id)).first():
+                return False
+            connection.execute(
+                sa.insert(_events).values(
+                    event_id=event.event_id, run_id=event.run_id, time_ns=event.time_ns, body=codec.encode(event),
+                    emitted=False,
+                )
+            )  # fmt: skip
+        return True
+
+    def mark_emitted(self, event_id: str) -> None:
+        with self._change() as connection:
+            connection.execute(sa.update(_events).where(_events.c.event_id == event_id).values(emitted=True))
+
+    def unemitted(self) -> Sequence[ActionEvent]:
+        """Events that were written but perhaps not published, oldest first."""
+        query = sa.select(_events.c.body).where(_events.c.emitted.is_(False)).order_by(_events.c.time_ns)
+        with self._engine.connect() as connection:
+            return [codec.decode(ActionEvent, row.body) for row in connection.execute(query)]
+
+    def run(self, run_id: str, *, tenant: str | None = None) -> RunView | None:
+        """A run with everything; None when there is none, or it is another tenant's."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(_runs).where(_runs.c.run_id == run_id)).first()
+            if row is None or (tenant is not None and row.tenant != tenant):
+                return None
+            return _view(connection, row)
+
+    def runs(self, tenant: str, incident_id: str | None = None, *, limit: int = 50, cursor: str = "") -> Page[RunView]:
+        """Newest first."""
+        query = sa.select(_runs).where(_runs.c.tenant == tenant)
+        if incident_id:
+            query = query.where(_runs.c.incident_id == incident_id)
+        if cursor:
+            created, _, run_id = cursor.partition("~")
+            if not created.isdigit():
+                raise ContractError(f"{cursor[:40]!r} is not a cursor of a list of runs")
+            query = query.where(sa.tuple_(_runs.c.created_ns, _runs.c.run_id) < sa.tuple_(int(created), run_id))
+        query = query.order_by(_runs.c.created_ns.desc(), _runs.c.run_id.desc()).limit(limit + 1)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+            items = [_view(connection, row) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(items=items, next_cursor=f"{items[-1].created_ns}~{items[-1].run_id}" if more else "")
+
+    def in_states(self, states: Sequence[RunState], *, incident_id: str = "") -> Sequence[RunView]:
+        query = sa.select(_runs).where(_runs.c.state.in_([state.value for state in states]))
+        if incident_id:
+            query = query.where(_runs.c.incident_id == incident_id)
+        with self._engine.connect() as connection:
+            return [_view(connection, row) for row in connection.execute(query.order_by(_runs.c.created_ns)).all()]
+
+    def acted_since(self, runbook: str, target: str, since_ns: int) -> int:
+        """Runs of a runbook on a target that were approved since then; for cool-downs."""
+        query = (
+            sa.select(sa.func.count())
+            .select_from(_runs.join(_decisions, _runs.c.run_id == _decisions.c.run_id))
+            .where(
+                _runs.c.runbook == runbook, _runs.c.target == target, _decisions.c.verdict == "approve",
+                _decisions.c.time_ns >= since_ns,
+            )
+        )  # fmt: skip
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    @contextmanager
+    def _change(self) -> Iterator[sa.Connection]:
+        # One writer at a time: SQLite would make the second wait by sleeping.
+        with self._write, self._engine.begin() as connection:
+            yield connection
+
+
+def _durable(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _view(connection: sa.Connection, row: sa.Row[Any]) -> RunView:
+    decided = connection.execute(sa.select(_decisions).where(_decisions.c.run_id == row.run_id)).first()
+    steps = connection.execute(
+        sa.select(_steps).where(_steps.c.run_id == row.run_id).order_by(_steps.c.started_ns)
+    ).all()
+    events = connection.execute(
+        sa.select(_events.c.body).where(_events.c.run_id == row.run_id).order_by(_events.c.time_ns, _events.c.event_id)
+    ).all()
+    return RunView(
+        run_id=row.run_id, tenant=row.tenant, incident_id=row.incident_id, runbook=row.runbook,
+        state=RunState(row.state), plan=codec.decode(Plan, row.plan), requested_by=row.requested_by,
+        created_ns=row.created_ns, updated_ns=row.updated_ns, validation=row.validation,
+        decision=None if decided is None else Decision(
+            verdict=decided.verdict, actor=decided.actor, role=decided.role, digest=decided.digest,
+            time_ns=decided.time_ns, comment=decided.comment,
+        ),
+        steps=tuple(_step(step) for step in steps),
+        events=tuple(codec.decode(ActionEvent, event.body) for event in events),
+    )  # fmt: skip
+
+
+def _step(row: sa.Row[Any]) -> StepResult:
+    return StepResult(
+        step_id=row.step_id, state=row.state, started_ns=row.started_ns, ended_ns=row.ended_ns, output=row.output
+    )
