@@ -11,6 +11,9 @@ from headspring.proto.action import Feedback
 from headspring.proto.codec import decode
 from headspring.proto.topics import FEEDBACK
 
+_NO_LABELS = frozenset({"acknowledge", "comment"})
+"""Verdicts on the topic that say nothing about what was right."""
+
 
 class _Payload(Protocol):
     @property
@@ -37,7 +40,7 @@ class LabelStage:
     async def process(self, topic: str, records: Sequence[InputRecord]) -> tuple[()]:
         """Raises ContractError for a record that is no feedback; nothing of the call is kept then."""
         labels = [decode(Feedback, stored.record.value) for stored in records]
-        await asyncio.to_thread(self._store.put, labels)
+        await asyncio.to_thread(self._store.put, [one for one in labels if one.verdict not in _NO_LABELS])
         return ()
 
     async def tick(self, now_ns: int) -> tuple[()]:

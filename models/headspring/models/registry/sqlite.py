@@ -72,7 +72,8 @@ class SqlModelRegistry:
                 if stage not in TRANSITIONS.get(row["stage"], ()):
                     allowed = ", ".join(TRANSITIONS.get(row["stage"], ()))
                     raise Rejected(
-                        f"model {model_id} version {version} cannot go from {row['stage']} to {stage}; it can to {allowed}"
+                        f"model {model_id} version {version} cannot go from {row['stage']} to {stage}; it can go to "
+                        f"{allowed}"
                     )
                 if stage in EXCLUSIVE:
                     connection.execute(
