@@ -14,7 +14,7 @@ from typing import Any
 
 from headspring.analytics.correlate.dynamic_xy import DynamicXY, Rules
 from headspring.analytics.correlate.explain import most_explanatory
-from headspring.analytics.correlate.signals import Signal, kind_of, words_of
+from headspring.analytics.correlate.signals import Signal, signal_of
 from headspring.knowledge.topology.graph import Edge, EdgeType, Node, Topology
 from headspring.proto import ids
 from headspring.proto.detection import Alert, Direction, Severity
@@ -50,11 +50,13 @@ def run(set_dir: Path, out: Path, *, progress: Callable[[int], None] | None = No
     groups: dict[str, str] = {}
     marked: set[str] = set()
     signals: dict[str, Signal] = {}
+    surprise: dict[str, float] = {}
     with (set_dir / "alerts.jsonl").open() as lines:
         for number, line in enumerate(lines, 1):
             signal = signal_of(read_alert(line))
             placed = kernel.add(signal, topology)
             signals[signal.alert_id] = signal
+            surprise[signal.alert_id] = placed.surprise
             groups[signal.alert_id] = placed.group
             if placed.verdict is not None:
                 marked.add(signal.alert_id)
@@ -67,7 +69,7 @@ def run(set_dir: Path, out: Path, *, progress: Callable[[int], None] | None = No
         if alert_id not in marked:
             members.setdefault(group, []).append(signals[alert_id])
     shape = kernel.shape(topology)
-    shown = {most_explanatory(group, shape).alert_id for group in members.values()}
+    shown = {most_explanatory(group, shape, surprise).alert_id for group in members.values()}
     with out.open("w") as file:
         for alert_id, group in groups.items():
             row = {
@@ -112,17 +114,3 @@ def read_alert(line: str) -> Alert:
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ContractError(f"{line[:200]!r} is not an alert: {error}") from error
-
-
-def signal_of(alert: Alert, *, entity: str = "") -> Signal:
-    """What the kernel needs; `entity` places it where the topology knows it under another name."""
-    return Signal(
-        alert_id=alert.alert_id,
-        time_ns=alert.starts_ns,
-        entity=entity or alert.entity,
-        fingerprint=alert.fingerprint,
-        rank=alert.severity.rank,
-        words=words_of(alert.name, alert.labels),
-        kind=kind_of(alert),
-        points_at=alert.labels.get("callee", ""),
-    )

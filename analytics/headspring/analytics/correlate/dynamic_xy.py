@@ -10,7 +10,7 @@ is pinned, and what follows can only add. No clock and no I/O here: the same inp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headspring.analytics.correlate.family import Family, Group, Pending, pick
@@ -55,8 +55,8 @@ class Rules:
     """Other definitions around an alert that make its episode one that led somewhere."""
     max_pending: int = 20_000
     """Alerts that may still move; the oldest is pinned early beyond."""
-    weights: Weights = Weights()
-    habits: HabitRules = HabitRules()
+    weights: Weights = field(default_factory=Weights)
+    habits: HabitRules = field(default_factory=HabitRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,8 @@ class Placement:
     components: Mapping[str, float]
     """`time`, `topology`, `labels`, `severity`, each 0..1; all 1 for the alert that opens a family."""
     verdict: Verdict | None
+    surprise: float
+    """How telling the alert's definition was when it came: rarity in past incidents, nats."""
     successor_of: str = ""
     """The group that was too old to take this alert."""
     moves: tuple[Move, ...] = ()
@@ -137,6 +139,7 @@ class DynamicXY:
             group=pending.group,
             components=parts,
             verdict=verdict,
+            surprise=self._habits.surprise(signal.fingerprint),
             successor_of=successor,
             moves=tuple(move for move in moves if move.alert_id != signal.alert_id),
         )
@@ -170,13 +173,15 @@ class DynamicXY:
                     self._pin(family, item)
                 waiting -= len(family.pending) - len(kept)
                 family.pending = kept
-            if not family.pending and not family.firing and self._silent(family):
+            over = self._now_ns - family.opened_ns > round((self.rules.max_life_s + self.rules.max_gap_s) * NS_PER_S)
+            if not family.pending and (over or (not family.firing and self._silent(family))):
                 del self._families[key]
         return moves
 
     def _pin(self, family: Family, item: Pending) -> None:
         pinned = family.groups[item.group].pinned
         pinned[item.signal.entity] = pinned.get(item.signal.entity, 0) + 1
+        self._habits.took_part(item.signal.fingerprint, item.group)
         others = family.others(item.signal, round(self.rules.settle_s * NS_PER_S))
         self._habits.outcome(item.signal.fingerprint, alone=others < self.rules.corroborators)
 
@@ -256,6 +261,7 @@ class DynamicXY:
         while (group := self._group_id(first, serial)) in family.groups:
             serial += 1
         roots = family.regions[index].roots if family.regions else frozenset({first.entity})
+        self._habits.opened()
         family.groups[group] = Group(opened_ns=first.time_ns, roots=roots)
         return group
 

@@ -6,8 +6,9 @@ alone. A verdict marks an alert; nothing is dropped. Critical alerts never get o
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,9 @@ class _History:
     times_ns: list[int] = field(default_factory=list)
     alone: int = 0
     together: int = 0
+    incidents: int = 0
+    last: str = ""
+    """The incident counted last."""
 
 
 class Habits:
@@ -52,6 +56,7 @@ class Habits:
     def __init__(self, rules: HabitRules) -> None:
         self._rules = rules
         self._known: OrderedDict[str, _History] = OrderedDict()
+        self._incidents = 0
 
     def judge(self, signal: Signal) -> Verdict | None:
         """Notes the episode; says why it is marked, or None."""
@@ -96,15 +101,37 @@ class Habits:
         if history.alone + history.together > 64:  # old episodes fade
             history.alone, history.together = history.alone // 2, history.together // 2
 
+    def surprise(self, fingerprint: str) -> float:
+        """How telling a definition is, nats: the rarer in past incidents, the more; above 0."""
+        history = self._known.get(fingerprint)
+        seen = history.incidents if history else 0
+        return math.log((self._incidents + 1.5) / (min(seen, self._incidents) + 0.5))
+
+    def opened(self) -> None:
+        """One more incident."""
+        self._incidents += 1
+
+    def took_part(self, fingerprint: str, incident: str) -> None:
+        history = self._known.get(fingerprint)
+        if history is not None and history.last != incident:
+            history.incidents, history.last = history.incidents + 1, incident
+
     def acquit(self, fingerprint: str) -> None:
         """A person said that it mattered."""
         self._known.pop(fingerprint, None)
 
-    def dump(self) -> Sequence[Any]:
-        return [[key, item.times_ns, item.alone, item.together] for key, item in self._known.items()]
+    def dump(self) -> Mapping[str, Any]:
+        return {
+            "incidents": self._incidents,
+            "known": [
+                [key, item.times_ns, item.alone, item.together, item.incidents, item.last]
+                for key, item in self._known.items()
+            ],
+        }
 
-    def load(self, rows: Sequence[Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._incidents = state["incidents"]
         self._known = OrderedDict(
-            (key, _History(times_ns=list(times), alone=alone, together=together))
-            for key, times, alone, together in rows
+            (key, _History(times_ns=list(times), alone=alone, together=together, incidents=incidents, last=last))
+            for key, times, alone, together, incidents, last in state["known"]
         )

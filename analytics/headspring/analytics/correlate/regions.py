@@ -8,7 +8,7 @@ widespread trouble with many lowest callees, where one unseen cause is likelier 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from headspring.analytics.correlate.shape import Shape
@@ -65,7 +65,7 @@ def regions(evidence: Mapping[str, Evidence], shape: Shape, *, max_causes: int) 
     if not evidence:
         return ()
     causal = {entity for entity, item in evidence.items() if item.causal} or set(evidence)
-    reach = _reach(causal, shape)
+    reach = reach_of(causal, shape)
     groups = _joined(_sinks(causal, reach), evidence, shape, reach, causal)
     everything = frozenset(evidence)
     if len(groups) > max_causes or len(evidence) > _WIDESPREAD:
@@ -89,7 +89,7 @@ def regions(evidence: Mapping[str, Evidence], shape: Shape, *, max_causes: int) 
 
 def explained_by(entities: Mapping[str, Evidence], shape: Shape) -> Mapping[str, int]:
     """For each alerted entity, how many others sit above it, over callers and what runs on it."""
-    reach = _reach(set(entities), shape)
+    reach = reach_of(set(entities), shape)
     count = dict.fromkeys(entities, 0)
     for one, lower in reach.items():
         for entity in lower:
@@ -98,7 +98,7 @@ def explained_by(entities: Mapping[str, Evidence], shape: Shape) -> Mapping[str,
     return count
 
 
-def _reach(alerted: set[str], shape: Shape) -> dict[str, frozenset[str]]:
+def reach_of(alerted: Set[str], shape: Shape) -> dict[str, frozenset[str]]:
     """Alerted entities below each one; a way may pass one silent component between two alerted ones."""
     step: dict[str, set[str]] = {}
     for entity in alerted:

@@ -81,6 +81,20 @@ def kind_of(alert: Alert) -> Kind:
     return Kind.OTHER
 
 
+def signal_of(alert: Alert, *, entity: str = "") -> Signal:
+    """What the kernel needs; `entity` places it where the topology knows it under another name."""
+    return Signal(
+        alert_id=alert.alert_id,
+        time_ns=alert.starts_ns,
+        entity=entity or alert.entity,
+        fingerprint=alert.fingerprint,
+        rank=alert.severity.rank,
+        words=words_of(alert.name, alert.labels),
+        kind=kind_of(alert),
+        points_at=alert.labels.get("callee", ""),
+    )
+
+
 def words_of(name: str, labels: Mapping[str, str]) -> frozenset[str]:
     return frozenset([f"name={name}", *(f"{key}={labels[key]}" for key in sorted(labels)[:_MAX_WORDS])])
 
