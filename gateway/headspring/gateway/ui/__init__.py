@@ -1,0 +1,1 @@
+"""The web UI: pages rendered on the server that work without JavaScript."""
