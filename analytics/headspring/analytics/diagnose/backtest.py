@@ -205,7 +205,12 @@ def _logs(parts: Sequence[_Columns]) -> LogTable | None:
 
     severity = [_SEVERITY.get(str(value).upper(), 0) for value in text("severity")]
     return LogTable(
-        time_ns=times[order], entity=text("service"), severity=np.array(severity, dtype=np.int64), body=text("body")
+        time_ns=times[order],
+        entity=text("service"),
+        severity=np.array(severity, dtype=np.int64),
+        body=text("body"),
+        trace_id=text("trace_id"),
+        span_id=text("span_id"),
     )
 
 

@@ -60,6 +60,9 @@ class LogTable:
     severity: NDArray[np.int64]
     """OpenTelemetry severity numbers; 17 and above is an error, 13 to 16 a warning."""
     body: NDArray[np.object_]
+    trace_id: NDArray[np.object_] | None = None
+    span_id: NDArray[np.object_] | None = None
+    """The span that logged the line; "" for none."""
 
     def __len__(self) -> int:
         return int(self.time_ns.size)

@@ -36,6 +36,7 @@ _LOOK_BACK_NS = 180 * NS_PER_S
 CALM_LLR = -0.7
 TARGET_CALM = 3.0
 _ENOUGH_SPANS = 60
+_STEP_NS = 30 * NS_PER_S
 
 
 def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
@@ -124,12 +125,18 @@ def _traces(case: Case, start_ns: int, sure_ns: int, alerted: Sequence[str]) -> 
         case.normal_spans if case.normal_spans is not None else EMPTY, case.spans if case.spans is not None else EMPTY
     )
     end_ns = spans.start_ns + spans.duration_ns
-    before, after = end_ns < start_ns, end_ns >= sure_ns
+    # Spans may end before the alert came; then the boundary moves back until there is something to compare.
+    for step in range(4):
+        before, after = end_ns < start_ns - step * _STEP_NS, end_ns >= sure_ns - step * _STEP_NS
+        if after.sum() >= _ENOUGH_SPANS:
+            break
     touched = set(spans.trace_id[np.isin(spans.entity, list(alerted))].tolist())
     through = np.fromiter((trace in touched for trace in spans.trace_id), dtype=np.bool_, count=len(spans))
     if (through & before).sum() >= _ENOUGH_SPANS and (through & after).sum() >= _ENOUGH_SPANS:
         before, after = before & through, after & through
-    return trace_facts(select(spans, before), select(spans, after), case.topology, ignore=case.elsewhere)
+    return trace_facts(
+        select(spans, before), select(spans, after), case.topology, ignore=case.elsewhere, logs=case.logs
+    )
 
 
 def _walk_values(view: View, facts: TraceFacts) -> dict[str, float]:

@@ -225,4 +225,6 @@ def _logs(documents: DocumentStore, tenant: str, normal: tuple[int, int], window
         entity=np.array([hit.entity for hit in hits], dtype=np.object_),
         severity=np.array([hit.record.severity_number for hit in hits], dtype=np.int64),
         body=np.array([hit.record.body for hit in hits], dtype=np.object_),
+        trace_id=np.array([hit.record.trace_id for hit in hits], dtype=np.object_),
+        span_id=np.array([hit.record.span_id for hit in hits], dtype=np.object_),
     )

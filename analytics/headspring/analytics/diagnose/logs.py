@@ -24,7 +24,7 @@ _MAX_TEMPLATE_CHARS = 160
 _MAX_LINES = 200_000
 _ERROR, _WARNING = 17, 13
 _ERROR_WORDS = re.compile(r"\b(?:error|exception|fail(?:ed|ure)?|fatal|panic|refused|timed? ?out|traceback)\b", re.I)
-_WEIGHT = {"error": 1.0, "warning": 0.4, "info": 0.15}
+_WEIGHT = {"error": 1.0, "warning": 0.4, "info": 0.03}
 
 
 def template(body: str) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headspring.analytics.diagnose.case import Clue
+from headspring.analytics.diagnose.behaviour import behaviour_clues, changed
+from headspring.analytics.diagnose.case import Clue, LogTable
 from headspring.analytics.diagnose.spans import Forest
 from headspring.knowledge.topology.graph import Topology
 from headspring.knowledge.traces.port import SpanTable
@@ -54,7 +55,12 @@ def joined(first: SpanTable, second: SpanTable) -> SpanTable:
 
 
 def trace_facts(
-    before: SpanTable, after: SpanTable, topology: Topology, *, ignore: frozenset[str] = frozenset()
+    before: SpanTable,
+    after: SpanTable,
+    topology: Topology,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    logs: LogTable | None = None,
 ) -> TraceFacts:
     """All trace clues.
 
@@ -62,15 +68,17 @@ def trace_facts(
         before: Spans of the normal period; may be empty, then only failures are looked at.
         after: Spans from the onset on.
         topology: For calls whose callee no span names.
+        logs: Lines with the ids of the spans that wrote them, for what requests do.
         ignore: Entities whose share in failures and time is explained elsewhere and left out.
     """
     old, new = Forest.of(before), Forest.of(after)
     resolve = _resolver(old, new, topology)
     failing, unreachable, failing_share = _first_failing(old, new, resolve, ignore)
     time, slow = _extra_time(old, new, resolve, ignore)
-    clues = [*failing, *time, *_stopped_calling(old, new)]
+    acting = [clue for clue in behaviour_clues(old, new, logs) if clue.entity not in ignore]
+    clues = [*failing, *time, *acting]
     symptoms: dict[str, float] = {}
-    for entity, strength in [*failing_share.items(), *slow.items()]:
+    for entity, strength in [*failing_share.items(), *slow.items(), *changed(acting).items()]:
         symptoms[entity] = max(symptoms.get(entity, 0.0), strength)
     return TraceFacts(clues=tuple(clues), symptoms=symptoms, unreachable=frozenset(unreachable))
 
@@ -307,32 +315,3 @@ def _moments(
     mean = np.bincount(group, weights=value, minlength=n) / safe
     square = np.bincount(group, weights=value**2, minlength=n) / safe
     return count, mean, np.maximum(square - mean**2, 0.0)
-
-
-def _calls_per_request(forest: Forest) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """(entity, operation it serves) → calls to others under each such request."""
-    table = forest.table
-    made = np.bincount(forest.serving[forest.outward], minlength=len(table)).astype(np.float64)
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in np.flatnonzero(forest.entry):
-        found[(str(table.entity[row]), str(table.operation[row]))].append(made[row])
-    return {key: np.array(values) for key, values in found.items()}
-
-
-def _stopped_calling(old: Forest, new: Forest) -> list[Clue]:
-    """Entities that serve as before but call others less: they give up midway."""
-    then, now = _calls_per_request(old), _calls_per_request(new)
-    best: dict[str, tuple[float, str]] = {}
-    for key in sorted(then.keys() & now.keys()):
-        a, b = now[key], then[key]
-        if len(a) < 5 or len(b) < 5 or b.mean() < 0.2:
-            continue
-        fewer = 1.0 - a.mean() / b.mean()
-        error = np.sqrt(a.var() / len(a) + b.var() / len(b)) + 0.02 * b.mean()
-        score = float(np.clip((b.mean() - a.mean()) / error / 6, 0.0, 1.0) * min(1.0, 2 * max(fewer, 0.0)))
-        if score > best.get(key[0], (0.1, ""))[0]:
-            best[key[0]] = (score, f"makes {a.mean():.1f} calls per {key[1]} instead of {b.mean():.1f}")
-    return [
-        Clue(entity=entity, kind="trace", llr=2.0 * score, summary=text, cause=CauseKind.ERRORS, value=score)
-        for entity, (score, text) in sorted(best.items())
-    ]

@@ -1,0 +1,123 @@
+"""Clues from what each kind of request makes an entity do: which calls it makes, which lines it logs.
+
+An exception or a wrong return value often costs neither time nor an error status: the request just takes
+another way through the code. So for every (entity, operation) the share of requests in which each call or
+log template occurs is compared before and after the onset. Trouble below shows above as well (the caller
+gets another answer), so the deepest entity that changed is the best guess.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+
+from headspring.analytics.diagnose.case import Clue, LogTable
+from headspring.analytics.diagnose.logs import level, template
+from headspring.analytics.diagnose.spans import Forest
+from headspring.proto.incident import CauseKind
+
+_MIN_REQUESTS = 4
+"""Requests of one kind on each side without which nothing is compared."""
+_MIN_CHANGE = 0.15
+"""Change of a share that counts, so that many requests do not turn trifles into clues."""
+_MIN_Z = 3.0
+_CAP_Z = 12.0
+_ERROR_BONUS = 1.5
+"""An error line that appears says more than a call that is missing."""
+_PASSED_ON = 0.35
+"""Share left to an entity when one that it calls has changed too."""
+
+_Unit = tuple[str, str]
+_Counts = dict[_Unit, tuple[int, Counter[str]]]
+
+
+def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clue]:
+    """Clues ordered by entity. Lines without a span id, or of spans that are not here, are left out."""
+    alarming: set[str] = set()
+    then, now = _counts(old, logs, alarming), _counts(new, logs, alarming)
+    best: dict[str, tuple[float, str]] = {}
+    for unit in sorted(then.keys() & now.keys()):
+        (n, before), (m, after) = then[unit], now[unit]
+        if n < _MIN_REQUESTS or m < _MIN_REQUESTS:
+            continue
+        for event in sorted(before.keys() | after.keys()):
+            p, q = before[event] / n, after[event] / m
+            if abs(q - p) < _MIN_CHANGE:
+                continue
+            # Two proportions with half a request added on each side, so that 0 and 1 have a spread.
+            mix = (before[event] + after[event] + 1) / (n + m + 2)
+            z = abs(q - p) / float(np.sqrt(mix * (1 - mix) * (1 / n + 1 / m)))
+            if z < _MIN_Z:
+                continue
+            score = min(z, _CAP_Z) * (_ERROR_BONUS if q > p and event in alarming else 1.0)
+            if score > best.get(unit[0], (0.0, ""))[0]:
+                text = f"“{event[:90]}” in {q:.0%} of its {unit[1][:60]} requests, {p:.0%} before"
+                best[unit[0]] = (score, text)
+    if not best:
+        return []
+    calls = _calls(old) | _calls(new)
+    below: dict[str, set[str]] = defaultdict(set)
+    for caller, callee in sorted(calls):
+        below[caller].add(callee)
+    scores = {
+        entity: value * (_PASSED_ON if any(best.get(c, (0.0, ""))[0] >= 0.5 * value for c in below[entity]) else 1.0)
+        for entity, (value, _) in best.items()
+    }
+    top = max(scores.values())
+    return [
+        Clue(
+            entity=entity,
+            kind="trace",
+            llr=(4.5 * scores[entity] / top - 1.0) * min(1.0, scores[entity] / 5),
+            summary=best[entity][1],
+            cause=CauseKind.ERRORS,
+            deviation=best[entity][0],
+        )
+        for entity in sorted(best)
+    ]
+
+
+def _counts(forest: Forest, logs: LogTable | None, alarming: set[str]) -> _Counts:
+    """(entity, operation) → requests, and in how many of them each event occurs."""
+    table = forest.table
+    requests: Counter[_Unit] = Counter()
+    seen: set[tuple[int, str]] = set()
+    for row in np.flatnonzero(forest.entry):
+        requests[(str(table.entity[row]), str(table.operation[row]))] += 1
+    entry = forest.entry
+    for row in np.flatnonzero(forest.outward):
+        top = int(forest.serving[row])
+        if entry[top]:
+            seen.add((top, f"call {table.operation[row]}"))
+    if logs is not None and logs.span_id is not None and logs.trace_id is not None:
+        rows = {key: row for row, key in enumerate(zip(table.trace_id, table.span_id, strict=True))}
+        masked: dict[str, str] = {}
+        for line in range(len(logs)):
+            at = rows.get((logs.trace_id[line], logs.span_id[line]))
+            if at is None:
+                continue
+            top = int(forest.serving[at])
+            if not entry[top] or table.entity[top] != logs.entity[line]:
+                continue
+            body = str(logs.body[line])
+            if body not in masked:
+                masked[body] = template(body)
+            seen.add((top, masked[body]))
+            if level(int(logs.severity[line]), body) == "error":
+                alarming.add(masked[body])
+    events: dict[_Unit, Counter[str]] = defaultdict(Counter)
+    for top, event in seen:
+        events[(str(table.entity[top]), str(table.operation[top]))][event] += 1
+    return {unit: (count, events[unit]) for unit, count in requests.items()}
+
+
+def _calls(forest: Forest) -> set[tuple[str, str]]:
+    entity = forest.table.entity
+    return {(str(entity[forest.parent[row]]), str(entity[row])) for row in np.flatnonzero(forest.crossing)}
+
+
+def changed(clues: list[Clue]) -> Mapping[str, float]:
+    """Entity → 0..1: how clearly it behaves differently."""
+    return {clue.entity: min(1.0, clue.deviation / _CAP_Z) for clue in clues}
