@@ -1,0 +1,1 @@
+"""Runbooks: what a fix looks like before anybody needs it."""
