@@ -109,6 +109,11 @@ def _position_of_error(query: str, message: str) -> int:
     if named:
         word = named.group(1)
         return position_of(query, lambda kind, text: text == word)
+    if "regex" in message:
+        bad = message.rpartition("regex for ")[2].partition(",")[0].strip()
+        return position_of(query, lambda kind, text: kind == "string" and bad in text)
+    if "aggregat" in message:
+        return position_of(query, lambda kind, text: text in AGGREGATIONS)
     if "bool" in message.lower():
         return position_of(query, lambda kind, text: text in COMPARISON)
     opened: list[int] = []
