@@ -20,7 +20,6 @@ _BUSY_TIMEOUT_MS = 5_000
 """Another process that holds the file (a backup, a shell) gets this long before a write gives up."""
 _MAX_IDLE_READERS = 4
 """Reader connections kept open; more threads than that open one for the call."""
-_MEMORY_NAME = "file:headspring-{}?mode=memory&cache=shared"
 
 
 class Database:
@@ -28,8 +27,8 @@ class Database:
 
     def __init__(self, path: Path | None, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "NORMAL") -> None:
         """Opens the file, makes its folder and tables. `schema` is SQL of idempotent statements."""
-        self._target = str(path) if path is not None else _MEMORY_NAME.format(id(self))
-        self._uri = path is None
+        self._target = str(path) if path is not None else ":memory:"
+        self._private = path is None
         self._synchronous = synchronous
         self._lock = threading.RLock()
         self._depth = 0
@@ -43,7 +42,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._target, uri=self._uri, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False
+            self._target, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
@@ -81,8 +80,8 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """A connection that sees every committed transaction; not for writing."""
-        if self._uri:
-            # Connections that share memory lock whole tables against each other; one is enough there.
+        if self._private:
+            # Memory belongs to the connection that made it.
             with self._lock, _translated(self._target):
                 yield self._writer
             return
