@@ -84,6 +84,9 @@ class Placement:
     """Other alerts that changed their group through this one."""
 
 
+_BEYOND = 0.5
+"""What the similarity to a representative beyond the radius counts: near to one and far from the rest is a chain."""
+_NOTHING = {"time": 0.0, "topology": 0.0, "labels": 0.0, "severity": 0.0}
 _OPENING = {"time": 1.0, "topology": 1.0, "labels": 1.0, "severity": 1.0}
 
 
@@ -224,9 +227,12 @@ class DynamicXY:
             if not placed and signal.entity == other.entity:
                 hops = 0
             parts = components(signal, seen, hops=hops, gap_ns=gap_ns)
-            scored.append((score(parts, self.rules.weights), parts))
+            value = score(parts, self.rules.weights)
+            scored.append((value if hops is not None else _BEYOND * value, parts))
         scored.sort(key=lambda pair: pair[0], reverse=True)
         top = scored[: self.rules.nearest]
+        if all(not parts["topology"] for _, parts in top):
+            return _NOTHING, 0.0
         mean = {name: sum(parts[name] for _, parts in top) / len(top) for name in _OPENING}
         return mean, sum(value for value, _ in top) / len(top)
 
