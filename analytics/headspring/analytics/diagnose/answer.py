@@ -32,6 +32,7 @@ def answer(
     onset_ns: int,
     method: str,
     seconds: float,
+    outside: str = "",
 ) -> Diagnosis:
     """The answer; statuses are INCONCLUSIVE throughout when what is to be explained did not happen."""
     by_entity: dict[str, list[Clue]] = defaultdict(list)
@@ -49,7 +50,8 @@ def answer(
         made.append(_hypothesis(case, entity, probability, status, by_entity[entity], paths, alerted, affected))
     top = made[:MAX_HYPOTHESES]
     best = top[0] if top else None
-    none = best is None or posterior.none > best.probability
+    # Trouble that comes from outside has a first victim here, but nothing here is to blame.
+    none = best is None or posterior.none > best.probability or bool(outside)
     for_others = [one for one in made[1:] if one.probability < _LIKELY][: 2 * MAX_HYPOTHESES]
     ruled_out = tuple(_with_reason(one, best, by_entity) for one in for_others if by_entity[one.entity])
     return Diagnosis(
@@ -66,7 +68,7 @@ def answer(
         )[:20],
         method=method,
         seconds=seconds,
-        would_settle=_would_settle(case, top),
+        would_settle=f"comes from outside: {outside}" if outside else _would_settle(case, top),
     )
 
 

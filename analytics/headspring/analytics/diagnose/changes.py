@@ -6,7 +6,9 @@ Blaming the last deploy is wrong most of the time (`RootCauseBench`: 1 of 24), s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from headspring.analytics.diagnose.case import Clue
 from headspring.proto.clock import NS_PER_S
@@ -21,20 +23,88 @@ _HORIZON_S = 3600.0
 _ACTIVE = (ChangeKind.DEPLOY, ChangeKind.CONFIG, ChangeKind.FLAG, ChangeKind.SCALE, ChangeKind.ROLLBACK)
 
 
+_WORD = re.compile(r"[A-Za-z]{4,}")
+_PLAIN = frozenset(
+    {
+        "error", "errors", "failed", "failure", "request", "requests", "response", "service", "services", "server",
+        "client", "from", "with", "this", "that", "line", "lines", "like", "since", "onset", "before", "after", "deploy",
+        "code", "when", "have", "were", "call", "calls", "return", "returned",
+    }
+)  # fmt: skip
+_OUTSIDE = re.compile(
+    r"no such host|name resolution|enotfound|nxdomain|certificate (?:has )?expired|quota exceeded|no route to host",
+    re.IGNORECASE,
+)
+"""Causes that no change of ours makes: names that do not resolve, expired certificates, foreign limits."""
+_SURGE = 1.7
+"""Traffic that grew by this factor explains saturation by itself."""
+_WORD_LLR = 0.25
+_WORD_CAP = 1.5
+
+
+def outside_cause(texts: Iterable[str], traffic_ratio: float) -> str:
+    """What outside of all changes explains the trouble; "" when nothing does.
+
+    Args:
+        texts: What alerts and error lines say.
+        traffic_ratio: Traffic of the alerted entity over its normal.
+    """
+    for text in texts:
+        found = _OUTSIDE.search(text)
+        if found:
+            return found.group(0)
+    return f"{traffic_ratio:.1f} times the usual traffic" if traffic_ratio >= _SURGE else ""
+
+
+def shared_words(change: Change, texts: Sequence[str]) -> tuple[str, ...]:
+    """Words that a change and the error texts have in common, in order; words of every incident left out."""
+    about = " ".join([change.summary, change.attributes.get("diff", ""), change.attributes.get("files", "")])
+    named = {word.lower() for word in _WORD.findall(change.entity)}
+    words = {word.lower() for text in texts for word in _WORD.findall(text)} - _PLAIN - named
+    return tuple(sorted(words & {word.lower() for word in _WORD.findall(about)}))
+
+
+def with_commits(changes: Iterable[Change]) -> list[Change]:
+    """Deploys carry what their commit says, so that it can be compared with the errors."""
+    changes = list(changes)
+    commits = {change.change_id: change for change in changes if change.kind is ChangeKind.COMMIT}
+    told = []
+    for change in changes:
+        commit = commits.get(change.attributes.get("commit", ""))
+        if commit is not None and commit is not change:
+            change = replace(
+                change,
+                summary=f"{change.summary}: {commit.summary}",
+                attributes={**change.attributes, "diff": commit.attributes.get("diff", "")},
+            )
+        told.append(change)
+    return told
+
+
 def change_clues(
-    changes: Iterable[Change], own: Mapping[str, float], onset_ns: int, *, tolerance_ns: int, mechanism: float = 1.0
+    changes: Iterable[Change],
+    own: Mapping[str, float],
+    onset_ns: int,
+    *,
+    tolerance_ns: int,
+    mechanism: float = 1.0,
+    texts: Sequence[str] = (),
 ) -> list[Clue]:
-    """The nearest change before the onset of every entity whose own evidence reaches `mechanism`.
+    """The likeliest change before the onset of every entity whose own evidence reaches `mechanism`.
+
+    Of several, the one counts that shares most words with the errors; the nearest among equals.
 
     Args:
         own: Entity → log-likelihood ratio of its other clues.
         tolerance_ns: A change this much after the measured onset still counts as before it.
     """
     nearest: dict[str, Change] = {}
-    for change in sorted(changes, key=lambda c: (c.time_ns, c.change_id)):
+    for change in sorted(with_commits(changes), key=lambda c: (c.time_ns, c.change_id)):
         lag_ns = onset_ns - change.time_ns
         if change.kind in _ACTIVE and -tolerance_ns <= lag_ns <= _HORIZON_S * NS_PER_S:
-            nearest[change.entity] = change
+            held = nearest.get(change.entity)
+            if held is None or len(shared_words(change, texts)) >= len(shared_words(held, texts)):
+                nearest[change.entity] = change
     found = []
     for entity, change in sorted(nearest.items()):
         if own.get(entity, 0.0) < mechanism:
@@ -45,7 +115,11 @@ def change_clues(
             Clue(
                 entity=entity,
                 kind="change",
-                llr=MAX_LLR * math.exp(-lag_s / _DECAY_S),
+                llr=min(
+                    MAX_LLR * math.exp(-lag_s / _DECAY_S)
+                    + min(_WORD_CAP, _WORD_LLR * len(shared_words(change, texts))),
+                    MAX_LLR,
+                ),
                 summary=f"{change.kind.value} {name} {lag_s:.0f} s before the trouble began",
                 cause=CauseKind.CHANGE,
                 onset_ns=change.time_ns,

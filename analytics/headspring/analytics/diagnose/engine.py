@@ -14,8 +14,8 @@ import numpy as np
 
 from headspring.analytics.diagnose.answer import answer
 from headspring.analytics.diagnose.case import Case, Clue, Role
-from headspring.analytics.diagnose.changes import change_clues
-from headspring.analytics.diagnose.logs import log_clues
+from headspring.analytics.diagnose.changes import change_clues, outside_cause
+from headspring.analytics.diagnose.logs import level, log_clues
 from headspring.analytics.diagnose.metrics import View, metric_clues, symptom_strengths
 from headspring.analytics.diagnose.onset import Onset, onset
 from headspring.analytics.diagnose.paths import path_clues
@@ -36,7 +36,8 @@ _LOOK_BACK_NS = 180 * NS_PER_S
 CALM_LLR = -0.7
 TARGET_CALM = 3.0
 _ENOUGH_SPANS = 60
-_STEP_NS = 30 * NS_PER_S
+_MAX_TEXT_LINES, _MAX_TEXTS = 5_000, 200
+_STEP_NS = 25 * NS_PER_S
 
 
 def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
@@ -64,7 +65,10 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     walked, paths = path_clues(case.topology, value, alerted)
     clues += walked
     clues += _order(case, found, onsets, own_evidence(clues))
-    clues += change_clues(case.changes, own_evidence(clues), sure_ns, tolerance_ns=10 * NS_PER_S)
+    texts = _error_texts(case, start_ns)
+    outside = outside_cause(texts, _traffic_ratio(view, alerted)) if case.changes else ""
+    if not outside:
+        clues += change_clues(case.changes, own_evidence(clues), sure_ns, tolerance_ns=10 * NS_PER_S, texts=texts)
     clues = [one for one in clues if one.entity not in case.elsewhere]
     symptoms = _symptoms(value, facts, alerted, case)
     posterior = infer(clues, symptoms, case.topology)
@@ -80,6 +84,7 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
         onset_ns=sure_ns,
         method="+".join(methods if in_time() else [*methods, "deadline"]),
         seconds=time.monotonic() - began,
+        outside=outside,
     )
 
 
@@ -125,18 +130,24 @@ def _traces(case: Case, start_ns: int, sure_ns: int, alerted: Sequence[str]) -> 
         case.normal_spans if case.normal_spans is not None else EMPTY, case.spans if case.spans is not None else EMPTY
     )
     end_ns = spans.start_ns + spans.duration_ns
-    # Spans may end before the alert came; then the boundary moves back until there is something to compare.
-    for step in range(4):
-        before, after = end_ns < start_ns - step * _STEP_NS, end_ns >= sure_ns - step * _STEP_NS
-        if after.sum() >= _ENOUGH_SPANS:
-            break
     touched = set(spans.trace_id[np.isin(spans.entity, list(alerted))].tolist())
     through = np.fromiter((trace in touched for trace in spans.trace_id), dtype=np.bool_, count=len(spans))
-    if (through & before).sum() >= _ENOUGH_SPANS and (through & after).sum() >= _ENOUGH_SPANS:
-        before, after = before & through, after & through
-    return trace_facts(
-        select(spans, before), select(spans, after), case.topology, ignore=case.elsewhere, logs=case.logs
-    )
+    best: tuple[float, TraceFacts] | None = None
+    # A measured onset is one boundary. Otherwise several are tried, and the one that parts the spans best is kept.
+    coarse = sure_ns - start_ns > 2 * _STEP_NS // 2
+    for boundary in [(start_ns, sure_ns)] if not coarse else [(sure_ns - k * _STEP_NS,) * 2 for k in range(5)]:
+        before, after = end_ns < boundary[0], end_ns >= boundary[1]
+        if (through & before).sum() >= _ENOUGH_SPANS and (through & after).sum() >= _ENOUGH_SPANS:
+            before, after = before & through, after & through
+        if coarse and after.sum() < _ENOUGH_SPANS:
+            continue
+        facts = trace_facts(
+            select(spans, before), select(spans, after), case.topology, ignore=case.elsewhere, logs=case.logs
+        )
+        parted = max((clue.deviation * clue.llr for clue in facts.clues if clue.llr > 0), default=0.0)
+        if best is None or parted > best[0]:
+            best = (parted, facts)
+    return best[1] if best is not None else trace_facts(EMPTY, spans, case.topology, ignore=case.elsewhere)
 
 
 def _walk_values(view: View, facts: TraceFacts) -> dict[str, float]:
@@ -152,6 +163,31 @@ def _walk_values(view: View, facts: TraceFacts) -> dict[str, float]:
     for entity in facts.unreachable:
         value[entity] = CAP
     return value
+
+
+def _error_texts(case: Case, start_ns: int) -> list[str]:
+    """What alerts and error lines since the onset say, each text once."""
+    texts = dict.fromkeys(alert.summary for alert in case.alerts if alert.summary)
+    if case.logs is not None:
+        first = int(np.searchsorted(case.logs.time_ns, start_ns))
+        for row in range(first, min(len(case.logs), first + _MAX_TEXT_LINES)):
+            body = str(case.logs.body[row])
+            if level(int(case.logs.severity[row]), body) != "info":
+                texts.setdefault(body)
+    return list(texts)[:_MAX_TEXTS]
+
+
+def _traffic_ratio(view: View, alerted: Sequence[str]) -> float:
+    """Traffic of the alerted entities over their normal; the largest."""
+    traffic = view.of(Role.TRAFFIC)
+    return max(
+        (
+            traffic[entity].value / traffic[entity].baseline
+            for entity in alerted
+            if entity in traffic and traffic[entity].baseline > 0
+        ),
+        default=1.0,
+    )
 
 
 def _order(case: Case, found: Sequence[Deviation], onsets: Mapping[int, Onset], own: Mapping[str, float]) -> list[Clue]:
