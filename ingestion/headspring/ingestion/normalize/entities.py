@@ -24,6 +24,8 @@ _NAMESPACE_LABELS = ("service_namespace", "service.namespace", "namespace", "k8s
 _HOST_LABELS = ("host", "host_name", "host.name", "node", "nodename", "hostname")
 _POD_SUFFIX = re.compile(r"(-[a-f0-9]{6,10})?-[a-z0-9]{5}$|-\d+$")
 """What ReplicaSets (hash, random) and StatefulSets (ordinal) add to a workload's name."""
+_DNS_NAME = re.compile(r"^(?P<name>[a-z][a-z0-9-]{0,62})(\.(?P<namespace>[a-z0-9-]{1,63})\.svc(\.[a-z0-9.-]+)?)?$")
+"""One label, or Kubernetes' service.namespace.svc[.domain]; never an address of digits or a public name."""
 _MAX_NAME_CHARS = 256
 _NO_CONTAINER = frozenset({"", "POD"})
 _CACHES = frozenset({"redis", "memcached", "valkey", "hazelcast", "dragonfly"})
@@ -122,8 +124,15 @@ def host_of(address: str) -> str:
 def peer_of_span(attributes: Mapping[str, str], *, namespace: str = DEFAULT_NAMESPACE) -> str:
     """Entity of the remote side of a client or producer span, "" unknown.
 
-    A bare host and port stays unknown on purpose: the server's own span, child of this one, names the
-    service better than an address does.
+    A name of one label, or one in a cluster's DNS (`payment.shop.svc.cluster.local`), is taken for the service
+    of that name: when a server is down, its address is all that is left of it. Where the server's own span
+    says otherwise, that wins (`SpanJoin`, `SpanPairing` learn which service answers under which name). Other
+    addresses stay unknown.
+
+    >>> peer_of_span({"server.address": "payment", "server.port": "8080"})
+    'service:default/payment'
+    >>> peer_of_span({"server.address": "10.0.0.7"})
+    ''
     """
     service = attributes.get("peer.service") or attributes.get("service.peer.name") or ""
     if service.strip():
@@ -138,7 +147,14 @@ def peer_of_span(attributes: Mapping[str, str], *, namespace: str = DEFAULT_NAME
     if system:
         destination = attributes.get("messaging.destination.name") or attributes.get("messaging.destination") or ""
         return _entity("queue", destination.strip() or _address(attributes) or system)
-    return ""
+    return _named_by_address(_address(attributes) or host_of(attributes.get("url.full", "")), namespace)
+
+
+def _named_by_address(address: str, namespace: str) -> str:
+    match = _DNS_NAME.match(address.lower())
+    if match is None or match["name"] == "localhost":
+        return ""
+    return _entity("service", match["name"], match["namespace"] or namespace)
 
 
 def _address(attributes: Mapping[str, str]) -> str:

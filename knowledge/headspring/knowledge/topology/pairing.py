@@ -20,6 +20,8 @@ GENERATIONS = 5
 """Kept ages; with a rotation every 30 s both sides of a call may arrive 2 to 2.5 minutes apart."""
 _MAX_PER_GENERATION = 100_000
 """Spans in one generation, about 30 MB; a busier stream rotates early, so pairs then meet within less time."""
+_MAX_NAMES = 50_000
+"""Names under which services are called; senders choose them, so they need a bound."""
 _BY_PEER_KIND = {"database": EdgeType.DATABASE, "cache": EdgeType.CACHE, "queue": EdgeType.ASYNC}
 
 _Key = tuple[str, str, str]
@@ -52,6 +54,8 @@ class SpanPairing:
         self._orphans: list[dict[_Key, list[_Seen]]] = [{} for _ in range(GENERATIONS)]
         """By the parent's key: spans whose parent has not come yet."""
         self._early: list[Call] = []
+        self._answers: dict[tuple[str, str], str] = {}
+        """Tenant and peer as callers name it → entity that answered under that name."""
 
     def __len__(self) -> int:
         return sum(map(len, self._seen)) + sum(map(len, self._orphans))
@@ -73,6 +77,7 @@ class SpanPairing:
         for generation in self._orphans:
             for child in generation.pop(key, ()):
                 if child.entity != entity:
+                    self._learn(tenant, me.peer, child.entity)
                     me = me._replace(peer="")
                     yield _call(tenant, me, child)
         self._seen[0][key] = me
@@ -86,10 +91,16 @@ class SpanPairing:
             parent = generation.get(parent_key)
             if parent is not None:
                 if parent.entity != me.entity:
+                    self._learn(parent_key[0], parent.peer, me.entity)
                     generation[parent_key] = parent._replace(peer="")
                     yield _call(parent_key[0], parent, me)
                 return
         self._orphans[0].setdefault(parent_key, []).append(me)
+
+    def _learn(self, tenant: str, peer: str, answered: str) -> None:
+        """So that a call without an answer is one to who answered under that name before."""
+        if peer and ((tenant, peer) in self._answers or len(self._answers) < _MAX_NAMES):
+            self._answers[tenant, peer] = answered
 
     def rotate(self) -> list[Call]:
         """Ages everything by one generation; returns calls to peers that stayed silent for the grace.
@@ -98,8 +109,9 @@ class SpanPairing:
         """
         calls, self._early = self._early, []
         for (tenant, _, _), span in self._seen[1].items():
-            if span.peer:
-                calls.append(Call(tenant, span.entity, span.peer, _peer_type(span), span.time_ns))
+            callee = self._answers.get((tenant, span.peer), span.peer)
+            if callee and callee != span.entity:
+                calls.append(Call(tenant, span.entity, callee, _peer_type(span), span.time_ns))
         self._seen = [{}, *self._seen[:-1]]
         self._orphans = [{}, *self._orphans[:-1]]
         return calls

@@ -15,6 +15,8 @@ GENERATION_NS = 20 * 1_000_000_000
 """A span is remembered for one to two of these: longer than the longest export delay that is waited for."""
 _MAX_REMEMBERED = 200_000
 """Spans of one generation; a fuller one is turned over early."""
+_MAX_NAMES = 10_000
+"""Names under which services are called; senders choose them, so they need a bound."""
 _MAX_DEPTH = 32
 _OUT = (SpanKind.CLIENT, SpanKind.PRODUCER)
 _IN = (SpanKind.SERVER, SpanKind.CONSUMER)
@@ -37,6 +39,8 @@ class SpanJoin:
         self._new = _Generation()
         self._old = _Generation()
         self._turned_ns = 0
+        self._answers: dict[str, str] = {}
+        """Peer as callers name it → service that answered."""
 
     def remember(self, entity: str, span: Span, now_ns: int) -> None:
         if now_ns - self._turned_ns > GENERATION_NS or len(self._new.local) > _MAX_REMEMBERED:
@@ -52,10 +56,16 @@ class SpanJoin:
                 (span.span_id, span.kind in _OUT, span.start_ns, span.start_ns + span.duration_ns)
             )
 
-    def callee(self, trace_id: str, span_id: str) -> str:
-        """Entity whose server span has this client span as parent; "" unknown."""
+    def callee(self, trace_id: str, span_id: str, peer: str) -> str:
+        """Who was called: the entity whose server span has this client span as parent, else who answered under
+        the same name before, else that name (`peer`); "" unknown."""
         key = f"{trace_id}|{span_id}"
-        return self._new.callee.get(key) or self._old.callee.get(key, "")
+        answered = self._new.callee.get(key) or self._old.callee.get(key, "")
+        if not answered:
+            return self._answers.get(peer, peer)
+        if peer and (peer in self._answers or len(self._answers) < _MAX_NAMES):
+            self._answers[peer] = answered
+        return answered
 
     def is_local_root(self, entity: str, trace_id: str, parent_span_id: str) -> bool:
         """True if the parent is no span of the same entity."""

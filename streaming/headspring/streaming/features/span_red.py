@@ -248,7 +248,7 @@ class SpanMetricsStage:
     ) -> None:
         by_callee: dict[str, Tally] = {}
         for row in calls.rows:
-            callee = row.peer or tenant.join.callee(row.trace_id, row.span_id)
+            callee = tenant.join.callee(row.trace_id, row.span_id, row.peer)
             if callee and callee != entity and (callee in by_callee or len(by_callee) < _MAX_EDGES):
                 by_callee.setdefault(callee, Tally()).add(row)
         for callee, tally in by_callee.items():
