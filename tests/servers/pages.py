@@ -138,12 +138,14 @@ class Site:
     services: Services
     keys: dict[str, str]
     store: RunStore
+    parts: Sequence[Any]
+    """Stores to close."""
     feedback: list[Feedback] = field(default_factory=list)
 
     def close(self) -> None:
         self.store.close()
-        for part in (self.services.documents, self.services.series, self.services.topology, self.services.keys):
-            part.close()  # type: ignore[attr-defined]  # the topology port has no close, its backend has
+        for part in self.parts:
+            part.close()
 
 
 def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_ns: int = NOW_NS) -> Site:
@@ -164,8 +166,8 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
     actions: Any = StoredActions(store, clock)
     detect: Any = StillDetection({service(name): score for name, score in scores.items()})
     services = Services(
-        settings=resolve(environ={}), clock=clock, data=folder, keys=keys, authenticator=Authenticator(keys), log=unused,
-        intake=unused, series=series, documents=documents, topology=topology, traces=unused, detect=detect,
+        settings=resolve(environ={}), clock=clock, data=folder, keys=keys, authenticator=Authenticator(keys),
+        log=unused, intake=unused, series=series, documents=documents, topology=topology, traces=unused, detect=detect,
         actions=actions, events=Events(), give_feedback=give_feedback, stage_health=dict, ready=lambda: True,
     )  # fmt: skip
     now_ns = clock.now_ns()
@@ -192,7 +194,9 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
     app = FastAPI()
     mount(app, services)
     made = {role.value: keys.create(role.value, role) for role in Role}
-    return Site(app=app, services=services, keys=made, store=store, feedback=feedback)
+    return Site(
+        app=app, services=services, keys=made, store=store, feedback=feedback, parts=(documents, series, topology, keys)
+    )
 
 
 def plan(
@@ -206,12 +210,13 @@ def plan(
         steps=(
             PlannedStep(step_id="s1", name="Put v1 back" + hostile, executor="http", target=service("payment"),
                         arguments={"version": "v1"}, idempotent=True,
-                        preview="POST https://ops.example/services/payment/rollback\n- version: v2-bad\n+ version: v1" + hostile),
+                        preview="POST https://ops.example/payment/rollback\n- version: v2-bad\n+ version: v1"),
             PlannedStep(step_id="s2", name="Wait until the new replicas are ready", executor="http",
-                        target=service("payment"), preview="GET https://ops.example/services/payment until state = running"),
+                        target=service("payment"), preview="GET https://ops.example/payment until state = running"),
         ),
         rollback=(PlannedStep(step_id="r1", name="Deploy v2-bad again", executor="http", target=service("payment"),
-                              preview="POST https://ops.example/services/payment/deploy\n  version: v2-bad", rollback_of="s1"),),
+                              preview="POST https://ops.example/payment/deploy\n  version: v2-bad",
+                              rollback_of="s1"),),
         validation=('service_error_ratio{service="payment"} < 0.02 for 30s',
                     'service_latency_p95_seconds{service="payment"} < 0.08 for 30s' + hostile),
         blast_radius=BlastRadius(targets=(service("payment"),), upstream=(service("checkout"), service("storefront")),
@@ -277,12 +282,16 @@ def diagnosis(hostile: str = "", shift: int = 0) -> Diagnosis:
     cause = Hypothesis(
         entity=service("payment"), kind=CauseKind.ERRORS, metric=SERVICE_ERROR_RATIO, probability=0.91,
         status=DiagnosisStatus.LIKELY,
-        summary="Payment's own requests began to fail 20 s after v2-bad was deployed, before anybody who calls it." + hostile,
+        summary="Payment's own requests began to fail 20 s after v2-bad was deployed, before its callers'." + hostile,
         evidence=(
-            evidence("metric", "31 % of payment's requests fail, 0.4 % before", "payment", SERVICE_ERROR_RATIO, 0.004, 0.31, 2.4),
-            evidence("onset", "payment began first, checkout 3 s and storefront 6 s later", "payment", SERVICE_LATENCY_P95, 0.042, 0.412, 1.3),
-            Evidence(kind="change", summary="payment was deployed (v1 → v2-bad) 20 s before", entity=service("payment"), weight=1.1),
-            evidence("path", "checkout's errors follow its calls to payment", "checkout", SERVICE_ERROR_RATIO, 0.003, 0.3, 0.7),
+            evidence("metric", "31 % of payment's requests fail, 0.4 % before", "payment", SERVICE_ERROR_RATIO,
+                     0.004, 0.31, 2.4),
+            evidence("onset", "payment began first, checkout 3 s and storefront 6 s later", "payment",
+                     SERVICE_LATENCY_P95, 0.042, 0.412, 1.3),
+            Evidence(kind="change", summary="payment was deployed (v1 → v2-bad) 20 s before", weight=1.1,
+                     entity=service("payment")),
+            evidence("path", "checkout's errors follow its calls to payment", "checkout", SERVICE_ERROR_RATIO,
+                     0.003, 0.3, 0.7),
         ),
         path=(service("payment"), service("checkout"), service("storefront")),
         explained=(service("checkout"), service("storefront")), change_id="ch-1",
@@ -293,7 +302,8 @@ def diagnosis(hostile: str = "", shift: int = 0) -> Diagnosis:
     ruled = Hypothesis(
         entity=service("orders-db"), kind=CauseKind.SATURATION, probability=0.02,
         why_not="its latency did not move, and catalogue, which calls it too, is well" + hostile,
-        evidence=(evidence("metric", "latency of orders-db stayed normal", "orders-db", SERVICE_LATENCY_P95, 0.006, 0.006, -1.8),),
+        evidence=(evidence("metric", "latency of orders-db stayed normal", "orders-db", SERVICE_LATENCY_P95,
+                           0.006, 0.006, -1.8),),
     )  # fmt: skip
     return Diagnosis(
         incident_id=INCIDENT, tenant="default", version=3, created_ns=opened + 7 * NS_PER_S,
@@ -327,8 +337,10 @@ def _samples(store: DuckDbSeriesStore, now_ns: int) -> None:
             (SERVICE_ERROR_RATIO, np.clip(rng.normal(0.004, 0.002, times.size), 0, 1) + 0.3 * bad, "1"),
             (SERVICE_REQUEST_RATE, 15 * rng.lognormal(0, 0.05, times.size) * np.where(bad, 0.8, 1.0), "1/s"),
         ):
-            described = SeriesDescriptor(series_id=number, tenant="default", name=metric, unit=unit, kind=MetricKind.GAUGE,
-                                         entity=service(name), labels={"service": name})  # fmt: skip
+            described = SeriesDescriptor(
+                series_id=number, tenant="default", name=metric, unit=unit, kind=MetricKind.GAUGE,
+                entity=service(name), labels={"service": name},
+            )  # fmt: skip
             store.write(
                 MetricBatch(
                     tenant="default", received_ns=now_ns, series_id=np.full(times.size, number, dtype=np.uint64),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from headspring.knowledge.topology.graph import Topology
 from headspring.proto.ids import entity_name
@@ -27,7 +28,7 @@ class Box:
     entity: str
     name: str
     role: str
-    """`cause`, `path`, `impact`, `affected` or `near`."""
+    """`cause`, `path`, `impact`, `affected` or `well` (looked at and ruled out)."""
     x: int
     y: int
 
@@ -55,28 +56,37 @@ class Drawing:
     """The same in words."""
 
 
-def draw(hypothesis: Hypothesis, topology: Topology, entities: Sequence[str]) -> Drawing | None:
+def draw(
+    hypothesis: Hypothesis, topology: Topology, entities: Sequence[str], *, ruled_out: Sequence[str] = ()
+) -> Drawing | None:
     """Lays out what a hypothesis says.
 
     Args:
         hypothesis: Its `path` runs from the cause to the alerted entity.
         topology: Edges caller → callee.
         entities: Everything in the incident.
+        ruled_out: Looked at and found well; those the cause calls stand left of it.
     """
     path = hypothesis.path or ((hypothesis.entity,) if hypothesis.entity else ())
     if not path:
         return None
-    column = {entity: place for place, entity in enumerate(path)}
     wanted = dict.fromkeys((*hypothesis.explained, *entities))
+    below = set(topology.callees(path[0]))
+    before = [item for item in dict.fromkeys(ruled_out) if item in below and item not in path and item not in wanted]
+    before = before[:_MAX_ROWS]
+    shift = 1 if before else 0
+    column = {entity: place + shift for place, entity in enumerate(path)}
     distance = topology.hops(path[0], len(path) + 4)
     others = sorted(
         (entity for entity in wanted if entity not in column), key=lambda item: (distance.get(item, 99), item)
     )
     taken: dict[int, int] = dict.fromkeys(column.values(), 1)
     rows: dict[str, int] = dict.fromkeys(path, 0)
+    for row, entity in enumerate(before):
+        column[entity], rows[entity] = 0, row
     left_out = 0
     for entity in others:
-        place = min(distance.get(entity, len(path)), len(path))
+        place = min(distance.get(entity, len(path)), len(path)) + shift
         if len(rows) >= MAX_BOXES or taken.get(place, 1) >= _MAX_ROWS:
             left_out += 1
             continue
@@ -95,8 +105,8 @@ def draw(hypothesis: Hypothesis, topology: Topology, entities: Sequence[str]) ->
         for entity, row in rows.items()
     )
     at = {box.entity: box for box in boxes}
-    steps = set(zip(path, path[1:], strict=False))
-    arrows = [_arrow(at[a], at[b], True) for a, b in zip(path, path[1:], strict=False)]
+    steps = set(pairwise(path))
+    arrows = [_arrow(at[a], at[b], True) for a, b in pairwise(path)]
     drawn = set(steps)
     for edge in topology.edges:
         if edge.caller not in at or edge.callee not in at or edge.caller == edge.callee:
@@ -124,7 +134,7 @@ def _role(entity: str, path: Sequence[str], wanted: dict[str, None]) -> str:
         return "impact"
     if entity in path:
         return "path"
-    return "affected" if entity in wanted else "near"
+    return "affected" if entity in wanted else "well"
 
 
 def _arrow(source: Box, target: Box, on_path: bool) -> Arrow:

@@ -16,10 +16,11 @@ from headspring.gateway.ui.evidence import charts_for
 from headspring.gateway.ui.pages import render
 from headspring.gateway.ui.runs import View
 from headspring.gateway.ui.session import Installation, Operator, Viewer, see
+from headspring.knowledge.topology.graph import Topology
 from headspring.proto.action import Feedback
 from headspring.proto.errors import NotFound
 from headspring.proto.ids import time_ordered_id
-from headspring.proto.incident import Incident, IncidentState
+from headspring.proto.incident import Diagnosis, Hypothesis, Incident, IncidentState, Member
 
 router = APIRouter(route_class=PageRoute)
 
@@ -66,7 +67,7 @@ async def incident(request: Request, services: Installation, who: Viewer, incide
         request, services, "incident.html", who=who, incident=found, diagnosis=diagnosis, cause=cause,
         sentence=words.sentence(found, diagnosis, now_ns),
         others=diagnosis.hypotheses[1:] if diagnosis and cause else (),
-        drawing=graph.draw(cause, topology, found.entities) if cause else None,
+        drawing=_drawing(cause, diagnosis, topology, found),
         charts=charts, runs=views, waiting=next((view for view in views if view.waiting), None),
         runbooks=services.actions.runbooks(), idempotency_key=secrets.token_hex(12),
         timeline=story.timeline(found, diagnosis, views), members=_ordered(found)[:_MAX_ALERTS],
@@ -94,7 +95,15 @@ async def feedback(
     return see(f"/incidents/{found.incident_id}?done={done}")
 
 
-def _ordered(incident: Incident) -> list[object]:
+def _drawing(
+    cause: Hypothesis | None, diagnosis: Diagnosis | None, topology: Topology, incident: Incident
+) -> graph.Drawing | None:
+    if cause is None or diagnosis is None:
+        return None
+    return graph.draw(cause, topology, incident.entities, ruled_out=[item.entity for item in diagnosis.ruled_out])
+
+
+def _ordered(incident: Incident) -> list[Member]:
     """Representatives first, then by severity and start."""
     return sorted(
         incident.members,

@@ -54,7 +54,8 @@ def environment() -> Environment:
     )  # fmt: skip
     made.filters.update(
         utc=words.utc, iso=words.iso, clock_time=words.clock_time, duration=words.duration, percent=words.percent,
-        number=words.number, unit_of=words.unit_of, entity=entity_name, short=words.short, cause_words=words.cause_words,
+        number=words.number, unit_of=words.unit_of, entity=entity_name, short=words.short,
+        cause_words=words.cause_words,
     )  # fmt: skip
     made.globals.update(static=_static, BOX_WIDTH=graph.BOX_WIDTH, BOX_HEIGHT=graph.BOX_HEIGHT)
     return made

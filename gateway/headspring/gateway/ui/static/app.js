@@ -55,8 +55,8 @@
     plot.setAttribute("aria-label", described);
     const chart = new window.uPlot({
       width: plot.clientWidth, height: 300, tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-      axes: [axis, { ...axis, size: 70 }], legend: { show: series.length <= 8 },
-      series: [{}, ...series.map((one, place) => ({ label: one.name, stroke: colour(`--s${place % 6}`), width: 1.5 }))],
+      axes: [{ ...axis, values: (_, seconds) => seconds.map((one) => new Date(one * 1000).toISOString().slice(11, 19)) }, { ...axis, size: 70 }], legend: { show: series.length <= 8 },
+      series: [{}, ...series.map((one, place) => ({ label: series.length > 1 ? one.name.replace(/^[^{]*(?=\{)/, "") : one.name, stroke: colour(`--s${place % 6}`), width: 1.5 }))],
     }, [times, ...columns], plot);
     addEventListener("resize", () => chart.setSize({ width: plot.clientWidth, height: 300 }));
   }
