@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headspring.proto import codec
 from headspring.proto.topics import ACTIONS, BY_NAME, DIAGNOSES, INCIDENTS
@@ -88,7 +89,7 @@ class EventStage:
         for stored in records:
             if not stored.record.value:
                 continue
-            message = codec.decode(BY_NAME[topic].message, stored.record.value)
+            message: Any = codec.decode(BY_NAME[topic].message, stored.record.value)
             state = getattr(message, "state", "") or getattr(message, "status", "")
             self._events.publish(
                 kind=self._KINDS[topic],

@@ -143,3 +143,14 @@ def test_telemetry_is_not_taken_on_a_browser_cookie(keys: KeyStore) -> None:
 def test_an_unknown_key_opens_nothing(keys: KeyStore, header: str) -> None:
     with pytest.raises(Unauthenticated):
         Authenticator(keys).principal({"authorization": header})
+
+
+def test_a_key_that_another_process_revoked_stops_working_within_seconds(
+    keys: KeyStore, clock: ManualClock, tmp_path: Path
+) -> None:
+    key = keys.create("reader", Role.VIEWER)
+    keys.principal(key)
+    KeyStore(tmp_path, clock=clock).revoke("reader")
+    clock.advance(6)
+    with pytest.raises(Unauthenticated):
+        keys.principal(key)

@@ -24,6 +24,8 @@ from headspring.proto.ids import DEFAULT_TENANT
 
 SESSION_S = 12 * 3600
 """A browser session ends after half a day."""
+_CACHED_S = 5.0
+"""A key that another process revoked works for no longer than this."""
 _MIN_KEY_CHARS = 16
 
 
@@ -89,7 +91,7 @@ class KeyStore:
         self._engine = sa.create_engine(f"sqlite:///{folder / 'auth.db'}")
         _metadata.create_all(self._engine)
         os.chmod(folder / "auth.db", 0o600)
-        self._cache: dict[bytes, Principal] = {}
+        self._cache: dict[bytes, tuple[float, Principal]] = {}
         self._lock = threading.Lock()
 
     def bootstrap(self, given: str = "") -> str:
@@ -140,15 +142,16 @@ class KeyStore:
         mac = self._mac(key)
         with self._lock:
             cached = self._cache.get(mac)
-        if cached:
-            return cached
+        now_s = self._clock.monotonic_s()
+        if cached and now_s - cached[0] < _CACHED_S:
+            return cached[1]
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(_keys).where(_keys.c.mac == mac)).first()
         if row is None:
             raise Unauthenticated("this API key is not known here; wanted a key made by `headspring keys create`")
         found = _principal(row)
         with self._lock:
-            self._cache[mac] = found
+            self._cache[mac] = (now_s, found)
         return found
 
     def open_session(self, key: str) -> str:
