@@ -175,9 +175,17 @@ def test_a_chain_of_single_links_does_not_grow_without_end() -> None:
 def test_repeats_are_marked_as_flapping_and_critical_ones_never_are() -> None:
     kernel = DynamicXY()
     verdicts = [kernel.add(signal(n, n * 200, "B", "errors", S), FORK).verdict for n in range(3)]
-    assert [verdict.rule if verdict else "" for verdict in verdicts] == ["", "", "flapping"]
+    assert [verdict.rule if verdict else "" for verdict in verdicts] == ["", "flapping", "flapping"]
     loud = [kernel.add(signal(9 + n, 700 + n * 200, "C", "errors", S, rank=4), FORK).verdict for n in range(4)]
     assert loud == [None] * 4
+
+
+def test_a_repeat_among_other_symptoms_is_not_held_back() -> None:
+    kernel = DynamicXY()
+    kernel.add(signal(0, 0, "B", "errors", S), FORK)
+    kernel.add(signal(1, 290, "A", "errors", S), FORK)
+    kernel.add(signal(2, 295, "C", "latency", S), FORK)
+    assert kernel.add(signal(3, 300, "B", "errors", S), FORK).verdict is None
 
 
 def test_what_always_fires_alone_becomes_habitual_until_acquitted() -> None:

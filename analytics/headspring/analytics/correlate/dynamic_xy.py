@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headspring.analytics.correlate.family import Family, Group, Pending, pick
-from headspring.analytics.correlate.habits import HabitRules, Habits, Verdict
+from headspring.analytics.correlate.habits import INFORMATIONAL, HabitRules, Habits, Verdict
 from headspring.analytics.correlate.shape import Shape
 from headspring.analytics.correlate.signals import Signal, Weights, components, score
 from headspring.knowledge.topology.graph import Topology
@@ -51,7 +51,9 @@ class Rules:
     storm: int = 5
     """So many alerted entities make a family one that also takes alerts of entities the topology joins to nothing:
     where nothing is known, being near cannot be asked for."""
-    corroborators: int = 2
+    spread: int = 2
+    """So many other entities alerting in the same minute lift the mark of a flapping or habitual alert."""
+    corroborators: int = 3
     """Other definitions around an alert that make its episode one that led somewhere."""
     max_pending: int = 20_000
     """Alerts that may still move; the oldest is pinned early beyond."""
@@ -132,6 +134,10 @@ class DynamicXY:
             family = Family(opened_ns=self._now_ns, active_ns=self._now_ns)
             self._families[self._next] = family
             self._next += 1
+        if verdict is None or verdict.rule != INFORMATIONAL:
+            others = family.corroborated(signal, self._now_ns, round(self.rules.settle_s * NS_PER_S))
+            if others >= self.rules.spread:
+                verdict = None  # a lone repeater waits, one symptom of many does not
         pending = Pending(signal=signal, marked=verdict is not None)
         family.pending.append(pending)
         family.note(

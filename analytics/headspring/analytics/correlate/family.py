@@ -60,6 +60,8 @@ class Family:
     """Alerts that go on, with their entity."""
     recent: list[tuple[int, str]] = field(default_factory=list)
     """Time and definition of unmarked alerts of the last minutes."""
+    heard: list[tuple[int, str]] = field(default_factory=list)
+    """Time and entity of all alerts of the last minute but informational ones, marked or not."""
     regions: Sequence[Region] = ()
     check_ns: int = 0
     """When the regions have to be looked at again."""
@@ -125,6 +127,13 @@ class Family:
             }
         )
 
+    def corroborated(self, signal: Signal, now_ns: int, within_ns: int) -> int:
+        """Other entities that alerted within `within_ns` before; notes this one."""
+        self.heard = [item for item in self.heard if item[0] >= now_ns - within_ns]
+        count = len({entity for _, entity in self.heard if entity != signal.entity})
+        self.heard.append((now_ns, signal.entity))
+        return count
+
     def due(self, now_ns: int) -> bool:
         return now_ns >= self.check_ns
 
@@ -182,6 +191,7 @@ class Family:
             "groups": [[name, item.opened_ns, sorted(item.roots), item.pinned] for name, item in self.groups.items()],
             "firing": self.firing,
             "recent": self.recent,
+            "heard": self.heard,
             "regions": [[sorted(item.roots), sorted(item.entities), item.onset_ns] for item in self.regions],
             "check_ns": self.check_ns,
         }
@@ -203,6 +213,7 @@ class Family:
                 for name, opened, roots, pinned in state["groups"]
             },
             firing=dict(state["firing"]),
+            heard=[(time, name) for time, name in state["heard"]],
             recent=[(time, name) for time, name in state["recent"]],
             regions=[
                 Region(roots=frozenset(roots), entities=frozenset(entities), onset_ns=onset)

@@ -1,7 +1,7 @@
 """Which alert definitions fire by habit: repeats within minutes, and episodes that never led anywhere.
 
 It learns from outcomes only: of each settled episode, whether others around fired with it or it stayed
-alone. A verdict marks an alert; nothing is dropped. Critical alerts never get one.
+alone. A verdict marks an alert; nothing is dropped. Errors and critical alerts never get one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from headspring.analytics.correlate.signals import Signal
 from headspring.proto.clock import NS_PER_S
 from headspring.proto.detection import Severity
 
+INFORMATIONAL = "informational"
 _DEFINITIONS = 50_000
 """Definitions remembered; the one that fired longest ago goes first."""
 
@@ -31,12 +32,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HabitRules:
-    flap_repeats: int = 2
+    flap_repeats: int = 1
     """So many earlier episodes within `flap_window_s` make the next one flapping."""
-    flap_window_s: float = 1800.0
+    flap_window_s: float = 900.0
     habit_episodes: int = 3
     """So many episodes that stayed alone, before a definition can count as habitual."""
-    habit_share: float = 0.6
+    habit_share: float = 0.5
     """And at least this share of all its episodes."""
 
 
@@ -70,10 +71,10 @@ class Habits:
         since = signal.time_ns - round(rules.flap_window_s * NS_PER_S)
         recent = [time for time in history.times_ns if time >= since]
         history.times_ns = [*recent, signal.time_ns][-max(8, rules.flap_repeats + 1) :]
-        if signal.rank >= Severity.CRITICAL.rank:
+        if signal.rank >= Severity.ERROR.rank:
             return None
         if signal.rank == Severity.INFO.rank:
-            return Verdict(reason="for information only", rule="informational", components={})
+            return Verdict(reason="for information only", rule=INFORMATIONAL, components={})
         if len(recent) >= rules.flap_repeats:
             return Verdict(
                 reason=f"fired {len(recent) + 1} times within {rules.flap_window_s / 60:.0f} minutes",
