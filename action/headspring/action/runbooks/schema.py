@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from headspring.proto.ids import ENTITY_KINDS
 from headspring.proto.incident import CauseKind
@@ -23,8 +33,18 @@ HTTP_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
-Arguments = Annotated[dict[Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")], Text], Field(max_length=16)]
+Words = Annotated[list[Text], Field(min_length=1, max_length=64)]
+Body = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=r"^\w{1,64}$")], Text | StrictInt | StrictFloat | StrictBool],
+    Field(max_length=32),
+]
+Argument = Text | Words | Body
+"""`url`, `method`, `timeout_s` are texts, `argv` a list of words, `body` a flat mapping that becomes JSON."""
+Arguments = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")], Argument], Field(max_length=16)
+]
 
+_KINDS = {str: "text", list: "list of words", dict: "mapping"}
 _VERSION = re.compile(r"^\d{1,4}(\.\d{1,4}){0,2}$")
 
 
@@ -75,6 +95,13 @@ class Step(_Strict):
         needed = "url" if self.uses == "http" else "argv"
         if needed not in self.with_:
             raise ValueError(f"{self.uses} needs {needed!r} under 'with'")
+        for name, value in self.with_.items():
+            wanted = {"argv": list, "body": dict}.get(name, str)
+            if not isinstance(value, wanted):
+                raise ValueError(f"{name!r} is a {_KINDS[wanted]}, got {value!r}")
+        argv = self.with_.get("argv")
+        if isinstance(argv, list) and (not argv[0].startswith("/") or "${{" in argv[0]):
+            raise ValueError(f"argv starts with the full path of a program, got {argv[0]!r}")
         method = self.with_.get("method", "POST")
         if self.uses == "http" and method not in HTTP_METHODS:
             raise ValueError(f"method {method!r} is not one of {', '.join(sorted(HTTP_METHODS))}")
