@@ -1,0 +1,1 @@
+"""Anomalies in series: windows' features in, alerts out."""

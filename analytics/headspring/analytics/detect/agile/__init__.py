@@ -1,0 +1,1 @@
+"""Agile tier: forecasts that learn online, and how far a series is from them."""

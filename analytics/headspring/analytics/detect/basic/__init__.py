@@ -1,0 +1,1 @@
+"""Basic tier: robust statistics on every series."""
