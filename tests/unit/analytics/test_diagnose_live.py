@@ -10,7 +10,7 @@ from headspring.proto.telemetry import Change, ChangeKind
 
 FAULT_S = 50.0
 ALERT_S = FAULT_S + 6
-SEEDS = tuple(range(1, 25))
+SEEDS = (1, 2, 3, 4, 5)
 
 
 def pick(world: World, seed: int) -> str:
@@ -27,7 +27,7 @@ async def watched(world: World, seconds: float = 14.0) -> Estate:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_delay_inside_a_service_is_blamed_on_it_and_not_on_its_callers(seed: int) -> None:
-    world = World.random(seed)
+    world = World.drawn(seed)
     where = pick(world, seed)
     world.faults.append(Fault(where=where, at_s=FAULT_S, delay_ms=300))
     estate = await watched(world)
@@ -41,7 +41,7 @@ async def test_a_delay_inside_a_service_is_blamed_on_it_and_not_on_its_callers(s
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_errors_inside_a_service_are_blamed_on_it(seed: int) -> None:
-    world = World.random(seed + 10)
+    world = World.drawn(seed + 10)
     where = pick(world, seed)
     world.faults.append(Fault(where=where, at_s=FAULT_S, errors=0.6))
     estate = await watched(world)
@@ -55,7 +55,7 @@ async def test_errors_inside_a_service_are_blamed_on_it(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("alert_on_dead", [True, False])
 async def test_a_killed_process_is_blamed_though_it_says_nothing(seed: int, alert_on_dead: bool) -> None:
-    world = World.random(seed + 20)
+    world = World.drawn(seed + 20)
     where = pick(world, seed)
     world.faults.append(Fault(where=where, at_s=FAULT_S, dead=True))
     estate = await watched(world)
@@ -69,7 +69,7 @@ async def test_a_killed_process_is_blamed_though_it_says_nothing(seed: int, aler
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_bad_deploy_is_named_with_its_change(seed: int) -> None:
-    world = World.random(seed + 30)
+    world = World.drawn(seed + 30)
     where = pick(world, seed)
     innocent = next(name for name in world.calls if name not in (where, world.root))
     world.faults.append(Fault(where=where, at_s=FAULT_S, errors=0.4, delay_ms=150))
@@ -92,7 +92,7 @@ async def test_a_bad_deploy_is_named_with_its_change(seed: int) -> None:
 
 
 async def test_a_recent_deploy_alone_is_not_blamed() -> None:
-    world = World.random(41)
+    world = World.drawn(41)
     chain = world.chain(pick(world, 5))
     where = chain[-1]
     innocent = next(name for name in world.calls if name not in chain)
@@ -123,7 +123,7 @@ async def test_two_incidents_at_once_get_a_cause_each() -> None:
 
 
 async def test_metric_evidence_carries_a_query_that_finds_its_series() -> None:
-    world = World.random(7)
+    world = World.drawn(7)
     where = pick(world, 3)
     world.faults.append(Fault(where=where, at_s=FAULT_S, delay_ms=300))
     estate = await watched(world)

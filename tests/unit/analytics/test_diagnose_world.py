@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from headspring.analytics.diagnose.stage import DiagnoseConfig, DiagnoseStage
 from headspring.knowledge.documents.sqlite import SqliteDocumentStore
@@ -68,8 +68,8 @@ class World:
     """Client spans are named after the method alone ("GET") unless this is set."""
 
     @classmethod
-    def random(cls, seed: int, size: int = 7) -> World:
-        rng = random.Random(seed)
+    def drawn(cls, seed: int, size: int = 7) -> World:
+        rng = Random(seed)
         names = rng.sample(WORDS, size)
         calls: dict[str, list[str]] = {name: [] for name in names}
         for index in range(1, size):
@@ -87,7 +87,7 @@ class World:
 
     def spans(self, start_s: float, end_s: float) -> dict[str, list[Span]]:
         """Spans by service of all requests that begin in the range."""
-        rng = random.Random(f"{self.seed}-{start_s}")
+        rng = Random(f"{self.seed}-{start_s}")
         found: dict[str, list[Span]] = {name: [] for name in self.calls}
         step = 1 / self.per_s
         count = int((end_s - start_s) * self.per_s)
@@ -98,7 +98,7 @@ class World:
         return found
 
     def _request(
-        self, found: dict[str, list[Span]], rng: random.Random, name: str, trace: str, parent: str, at_s: float, t: int
+        self, found: dict[str, list[Span]], rng: Random, name: str, trace: str, parent: str, at_s: float, t: int
     ) -> tuple[int, bool]:
         active = [f for f in self.faults if f.where == name and at_s >= f.at_s]
         begin, own = t, f"{rng.getrandbits(64):016x}"

@@ -27,8 +27,8 @@ _WORD = re.compile(r"[A-Za-z]{4,}")
 _PLAIN = frozenset(
     {
         "error", "errors", "failed", "failure", "request", "requests", "response", "service", "services", "server",
-        "client", "from", "with", "this", "that", "line", "lines", "like", "since", "onset", "before", "after", "deploy",
-        "code", "when", "have", "were", "call", "calls", "return", "returned",
+        "client", "from", "with", "this", "that", "line", "lines", "like", "since", "onset", "before", "after",
+        "deploy", "code", "when", "have", "were", "call", "calls", "return", "returned",
     }
 )  # fmt: skip
 _OUTSIDE = re.compile(

@@ -20,6 +20,7 @@ from headspring.analytics.diagnose.metrics import View, metric_clues, symptom_st
 from headspring.analytics.diagnose.onset import Onset, onset
 from headspring.analytics.diagnose.paths import path_clues
 from headspring.analytics.diagnose.posterior import infer, own_evidence
+from headspring.analytics.diagnose.roles import is_demand
 from headspring.analytics.diagnose.rules import crash_clues
 from headspring.analytics.diagnose.severity import CAP, Deviation, deviations
 from headspring.analytics.diagnose.spans import EMPTY
@@ -35,6 +36,7 @@ _LOOK_BACK_NS = 180 * NS_PER_S
 """An onset earlier than this before the first alert is something else."""
 CALM_LLR = -0.7
 TARGET_CALM = 3.0
+_DECISIVE = 2.0
 _ENOUGH_SPANS = 60
 _MAX_TEXT_LINES, _MAX_TEXTS = 5_000, 200
 _STEP_NS = 25 * NS_PER_S
@@ -66,7 +68,11 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     clues += walked
     clues += _order(case, found, onsets, own_evidence(clues))
     texts = _error_texts(case, start_ns)
-    outside = outside_cause(texts, _traffic_ratio(view, alerted)) if case.changes else ""
+    # A crash is at fault whatever the lines say; extra time or failures in its own spans outweigh mere traffic.
+    crashed = any(one.kind == "rule" and one.llr > _DECISIVE for one in clues)
+    seen = any(one.kind == "trace" and one.llr > _DECISIVE for one in clues)
+    ratio = 1.0 if seen else _traffic_ratio(view, alerted)
+    outside = "" if crashed or not case.changes else outside_cause(texts, ratio)
     if not outside:
         clues += change_clues(case.changes, own_evidence(clues), sure_ns, tolerance_ns=10 * NS_PER_S, texts=texts)
     clues = [one for one in clues if one.entity not in case.elsewhere]
@@ -179,12 +185,15 @@ def _error_texts(case: Case, start_ns: int) -> list[str]:
 
 def _traffic_ratio(view: View, alerted: Sequence[str]) -> float:
     """Traffic of the alerted entities over their normal; the largest."""
-    traffic = view.of(Role.TRAFFIC)
     return max(
         (
-            traffic[entity].value / traffic[entity].baseline
-            for entity in alerted
-            if entity in traffic and traffic[entity].baseline > 0
+            item.value / item.baseline
+            for item in view.deviations
+            if (one := view.case.series[item.series]).entity in alerted
+            and one.role is Role.TRAFFIC
+            and not one.outbound
+            and is_demand(one.metric)
+            and item.baseline > 0
         ),
         default=1.0,
     )

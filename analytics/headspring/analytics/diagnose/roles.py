@@ -65,3 +65,15 @@ def is_outbound(metric: str) -> bool:
 def is_shared(metric: str) -> bool:
     """The metric is about the machine beneath, which others share: weak evidence for any one of them."""
     return bool(words(metric) & _SHARED)
+
+
+@functools.lru_cache(maxsize=20_000)
+def is_demand(metric: str) -> bool:
+    """The metric counts requests that come in, not what the entity does to answer them.
+
+    >>> is_demand("service_request_rate"), is_demand("db_query_count_per_request")
+    (True, False)
+    """
+    found = words(metric)
+    inward = bool(found & {"requests", "rps", "qps"}) or ("request" in found and bool(found & {"rate", "count"}))
+    return inward and not found & {"db", "query", "queries", "write", "writes", "log"}
