@@ -108,7 +108,9 @@ class StoredActions:
         )  # fmt: skip
 
     def audit(self, tenant: str, *, limit: int = 50, cursor: str = "") -> Page[Any]:
-        return Page(items=())
+        entry = {"time_ns": self.clock.now_ns(), "actor": "admin", "action": "run.approved", "subject": RUN,
+                 "detail": {"text": "approved by admin", "digest": DIGEST}}  # fmt: skip
+        return Page(items=(entry,))
 
     def verify_audit(self) -> Any:
         return {"ok": True}
@@ -171,14 +173,8 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
         actions=actions, events=Events(), give_feedback=give_feedback, stage_health=dict, ready=lambda: True,
     )  # fmt: skip
     now_ns = clock.now_ns()
-    topology.observe(
-        "default",
-        [
-            Edge(caller=service(a), callee=service(b), weight=9.0, source="spans", last_seen_ns=now_ns,
-                 type=EdgeType.DATABASE if b == "orders-db" else EdgeType.SYNC)
-            for a, b in _CALLS
-        ],
-    )  # fmt: skip
+    for seen_ns in (now_ns - 900 * NS_PER_S, now_ns):
+        topology.observe("default", [_edge(caller, callee, seen_ns) for caller, callee in _CALLS])
     _samples(series, now_ns)
     shift = now_ns - NOW_NS
     documents.put_incident(incident(hostile, shift))
@@ -313,6 +309,13 @@ def diagnosis(hostile: str = "", shift: int = 0) -> Diagnosis:
         changes=(Change(change_id="ch-1", tenant="default", entity=service("payment"), kind=ChangeKind.DEPLOY,
                         time_ns=opened - 20 * NS_PER_S, version="v2-bad", previous_version="v1", source="ci"),),
     )  # fmt: skip
+
+
+def _edge(caller: str, callee: str, seen_ns: int) -> Edge:
+    kind = EdgeType.DATABASE if callee == "orders-db" else EdgeType.SYNC
+    return Edge(
+        caller=service(caller), callee=service(callee), type=kind, weight=9.0, source="spans", last_seen_ns=seen_ns
+    )
 
 
 def _samples(store: DuckDbSeriesStore, now_ns: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -36,4 +37,15 @@ async def audit(
 
 
 def _line(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    return entry
+    """An audit entry as a row: what happened to a run links to it, details become one text."""
+    subject = str(entry["subject"])
+    detail = entry["detail"] or {}
+    told = "; ".join(f"{name}: {value}" for name, value in detail.items() if name != "incident" and value)
+    return {
+        "time_ns": entry["time_ns"],
+        "actor": entry["actor"],
+        "what": str(entry["action"]).replace("_", " "),
+        "subject": subject,
+        "link": f"/runs/{quote(subject, safe='')}" if subject.startswith("run-") else "",
+        "detail": told,
+    }

@@ -42,6 +42,8 @@ class Arrow:
     d: str
     """SVG path data."""
     on_path: bool
+    ruled_out: bool = False
+    """A call over which no trouble came: drawn without a tip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def draw(
     )
     at = {box.entity: box for box in boxes}
     steps = set(pairwise(path))
-    arrows = [_arrow(at[a], at[b], True) for a, b in pairwise(path)]
+    arrows = [_arrow(at[a], at[b], on_path=True) for a, b in pairwise(path)]
     drawn = set(steps)
     for edge in topology.edges:
         if edge.caller not in at or edge.callee not in at or edge.caller == edge.callee:
@@ -116,7 +118,7 @@ def draw(
         if pair in drawn or (edge.caller, edge.callee) in steps:
             continue
         drawn.add(pair)
-        arrows.append(_arrow(at[edge.callee], at[edge.caller], False))
+        arrows.append(_arrow(at[edge.callee], at[edge.caller], on_path=False))
     return Drawing(
         width=2 * _MARGIN + (max(column[entity] for entity in rows) + 1) * (BOX_WIDTH + _GAP_X) - _GAP_X,
         height=2 * _MARGIN + (max(rows.values()) + 1) * (BOX_HEIGHT + _GAP_Y) - _GAP_Y,
@@ -137,7 +139,7 @@ def _role(entity: str, path: Sequence[str], wanted: dict[str, None]) -> str:
     return "affected" if entity in wanted else "well"
 
 
-def _arrow(source: Box, target: Box, on_path: bool) -> Arrow:
+def _arrow(source: Box, target: Box, *, on_path: bool) -> Arrow:
     """A curve between the sides that face each other; between boxes of one column along their right side."""
     y1, y2 = source.y + BOX_HEIGHT / 2, target.y + BOX_HEIGHT / 2
     if source.x < target.x:
@@ -151,7 +153,9 @@ def _arrow(source: Box, target: Box, on_path: bool) -> Arrow:
     else:
         x1 = source.x + BOX_WIDTH
         d = f"M{x1},{y1:g} C{x1 + 36:g},{y1:g} {x1 + 36:g},{y2:g} {x1},{y2:g}"
-    return Arrow(source=source.entity, target=target.entity, d=d, on_path=on_path)
+    return Arrow(
+        source=source.entity, target=target.entity, d=d, on_path=on_path, ruled_out="well" in (source.role, target.role)
+    )  # fmt: skip
 
 
 def _clipped(name: str) -> str:

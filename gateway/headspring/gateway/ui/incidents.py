@@ -72,6 +72,7 @@ async def incident(request: Request, services: Installation, who: Viewer, incide
         runbooks=services.actions.runbooks(), idempotency_key=secrets.token_hex(12),
         timeline=story.timeline(found, diagnosis, views), members=_ordered(found)[:_MAX_ALERTS],
         more_members=max(0, len(found.members) - _MAX_ALERTS), can_acknowledge=found.state is IncidentState.OPEN,
+        over=found.state in (IncidentState.RESOLVED, IncidentState.MERGED),
     )  # fmt: skip
 
 
