@@ -19,6 +19,10 @@ from headspring.proto import codec
 from headspring.proto.action import ActionEvent, Plan, RunState
 from headspring.proto.errors import Conflict, ContractError, NotFound
 
+_ACTING = tuple(
+    state.value for state in (RunState.APPROVED, RunState.EXECUTING, RunState.VALIDATING, RunState.ROLLING_BACK)
+)
+"""One run at a time acts on a target."""
 _metadata = sa.MetaData()
 _runs = sa.Table(
     "runs", _metadata,
@@ -40,8 +44,8 @@ _runs = sa.Table(
 _decisions = sa.Table(
     "decisions", _metadata,
     sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("actor", sa.Text, primary_key=True),
     sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("comment", sa.Text, nullable=False),
@@ -97,6 +101,8 @@ class RunStore:
 
     def by_idempotency_key(self, tenant: str, actor: str, key: str) -> str | None:
         """Run that this key of this actor started before."""
+        if not key:
+            return None
         with self._engine.connect() as connection:
             found: str | None = connection.execute(
                 sa.select(_runs.c.run_id).where(
@@ -105,32 +111,52 @@ class RunStore:
             ).scalar()
         return found
 
-    def decide(self, run_id: str, decision: Decision) -> None:
+    def decide(self, run_id: str, decision: Decision, *, needed: int = 1) -> bool:
         """Writes the decision and the state that follows from it, if the run still waits.
+
+        Args:
+            needed: People who must approve; one rejection is enough to end it.
+
+        Returns:
+            False when more people must approve.
 
         Raises:
             NotFound: no such run.
-            Conflict: somebody decided before, or the run waits no more.
+            Conflict: it was decided before, the run waits no more, or another run acts on the same target.
         """
         with self._change() as connection:
-            row = connection.execute(sa.select(_runs.c.state).where(_runs.c.run_id == run_id)).first()
+            row = connection.execute(sa.select(_runs.c.state, _runs.c.target).where(_runs.c.run_id == run_id)).first()
             if row is None:
                 raise NotFound(f"there is no run {run_id}")
-            earlier = connection.execute(sa.select(_decisions).where(_decisions.c.run_id == run_id)).first()
-            if earlier is not None:
-                raise Conflict(f"{earlier.actor} was first: {earlier.verdict} of run {run_id}")
+            earlier = connection.execute(
+                sa.select(_decisions).where(_decisions.c.run_id == run_id).order_by(_decisions.c.time_ns)
+            ).all()
             if row.state != RunState.WAITING_APPROVAL.value:
-                raise Conflict(f"run {run_id} is {row.state}, it waits for no decision")
+                who = f"; {earlier[-1].actor} was first: {earlier[-1].verdict}" if earlier else ""
+                raise Conflict(f"run {run_id} is {row.state}, it waits for no decision{who}")
+            if any(one.actor == decision.actor for one in earlier):
+                raise Conflict(f"{decision.actor} has decided about run {run_id} already")
+            state: RunState | None = RunState.REJECTED
+            if decision.verdict == "approve":
+                other = connection.execute(
+                    sa.select(_runs.c.run_id).where(_runs.c.target == row.target, _runs.c.state.in_(_ACTING))
+                ).first()
+                if other is not None:
+                    raise Conflict(f"run {other.run_id} is acting on {row.target}; decide again when it has ended")
+                state = RunState.APPROVED if len(earlier) + 1 >= needed else None
             connection.execute(
                 sa.insert(_decisions).values(
                     run_id=run_id, verdict=decision.verdict, actor=decision.actor, role=decision.role,
                     digest=decision.digest, comment=decision.comment, time_ns=decision.time_ns,
                 )
             )  # fmt: skip
-            state = RunState.APPROVED if decision.verdict == "approve" else RunState.REJECTED
-            connection.execute(
-                sa.update(_runs).where(_runs.c.run_id == run_id).values(state=state.value, updated_ns=decision.time_ns)
-            )
+            if state is not None:
+                connection.execute(
+                    sa.update(_runs)
+                    .where(_runs.c.run_id == run_id)
+                    .values(state=state.value, updated_ns=decision.time_ns)
+                )
+        return state is not None
 
     def move(self, run_id: str, state: RunState, now_ns: int, *, only_from: Sequence[RunState] = ()) -> bool:
         """Sets the state; False when the run is not in one of `only_from` or is final already."""
@@ -169,6 +195,13 @@ class RunStore:
                 sa.update(_steps)
                 .where(_steps.c.run_id == run_id, _steps.c.step_id == step_id)
                 .values(state=state, output=output[:20_000], ended_ns=now_ns)
+            )
+
+    def has_event(self, event_id: str) -> bool:
+        with self._engine.connect() as connection:
+            return (
+                connection.execute(sa.select(_events.c.event_id).where(_events.c.event_id == event_id)).first()
+                is not None
             )
 
     def add_event(self, event: ActionEvent) -> bool:
@@ -227,13 +260,13 @@ class RunStore:
             return [_view(connection, row) for row in connection.execute(query.order_by(_runs.c.created_ns)).all()]
 
     def acted_since(self, runbook: str, target: str, since_ns: int) -> int:
-        """Runs of a runbook on a target that were approved since then; for cool-downs."""
+        """Runs of a runbook on a target that acted since then; for cool-downs."""
         query = (
             sa.select(sa.func.count())
-            .select_from(_runs.join(_decisions, _runs.c.run_id == _decisions.c.run_id))
+            .select_from(_runs)
             .where(
-                _runs.c.runbook == runbook, _runs.c.target == target, _decisions.c.verdict == "approve",
-                _decisions.c.time_ns >= since_ns,
+                _runs.c.runbook == runbook, _runs.c.target == target, _runs.c.updated_ns >= since_ns,
+                _runs.c.run_id.in_(sa.select(_steps.c.run_id)),
             )
         )  # fmt: skip
         with self._engine.connect() as connection:
@@ -253,7 +286,9 @@ def _durable(connection: Any, _record: Any) -> None:
 
 
 def _view(connection: sa.Connection, row: sa.Row[Any]) -> RunView:
-    decided = connection.execute(sa.select(_decisions).where(_decisions.c.run_id == row.run_id)).first()
+    decided = connection.execute(
+        sa.select(_decisions).where(_decisions.c.run_id == row.run_id).order_by(_decisions.c.time_ns)
+    ).all()
     steps = connection.execute(
         sa.select(_steps).where(_steps.c.run_id == row.run_id).order_by(_steps.c.started_ns)
     ).all()
@@ -264,9 +299,12 @@ def _view(connection: sa.Connection, row: sa.Row[Any]) -> RunView:
         run_id=row.run_id, tenant=row.tenant, incident_id=row.incident_id, runbook=row.runbook,
         state=RunState(row.state), plan=codec.decode(Plan, row.plan), requested_by=row.requested_by,
         created_ns=row.created_ns, updated_ns=row.updated_ns, validation=row.validation,
-        decision=None if decided is None else Decision(
-            verdict=decided.verdict, actor=decided.actor, role=decided.role, digest=decided.digest,
-            time_ns=decided.time_ns, comment=decided.comment,
+        decisions=tuple(
+            Decision(
+                verdict=one.verdict, actor=one.actor, role=one.role, digest=one.digest, time_ns=one.time_ns,
+                comment=one.comment,
+            )
+            for one in decided
         ),
         steps=tuple(_step(step) for step in steps),
         events=tuple(codec.decode(ActionEvent, event.body) for event in events),

@@ -10,7 +10,7 @@ from headspring.proto.action import ActionEvent, Plan, RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a person said about a plan; the first one counts, there is no second."""
+    """What a person said about a plan. Each person speaks once; one rejection ends it."""
 
     verdict: str
     """`approve` or `reject`."""
@@ -46,7 +46,8 @@ class RunView:
     updated_ns: int
     validation: str = ""
     """What validation found, in words."""
-    decision: Decision | None = None
+    decisions: tuple[Decision, ...] = ()
+    """Oldest first; an approved run has as many approvals as its runbook asks for."""
     steps: tuple[StepResult, ...] = ()
     events: tuple[ActionEvent, ...] = field(default=())
 
