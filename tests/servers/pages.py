@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 
+from headspring.action.audit.chain import AuditLog, Entry, Verdict
 from headspring.action.store import RunStore
 from headspring.action.views import Decision, RunView
 from headspring.gateway.auth.keys import KeyStore, Role
@@ -73,10 +74,10 @@ class StillDetection:
 
 
 class StoredActions:
-    """In place of the acting side: the real store of runs, no runner behind it."""
+    """In place of the acting side: the real store of runs and audit trail, no runner behind them."""
 
-    def __init__(self, store: RunStore, clock: Clock) -> None:
-        self.store, self.clock = store, clock
+    def __init__(self, store: RunStore, trail: AuditLog, clock: Clock) -> None:
+        self.store, self.trail, self.clock = store, trail, clock
 
     def run(self, run_id: str, *, tenant: str) -> RunView | None:
         return self.store.run(run_id, tenant=tenant)
@@ -107,13 +108,12 @@ class StoredActions:
                             description="Rolling restart, one replica after the other."),
         )  # fmt: skip
 
-    def audit(self, tenant: str, *, limit: int = 50, cursor: str = "") -> Page[Any]:
-        entry = {"time_ns": self.clock.now_ns(), "actor": "admin", "action": "run.approved", "subject": RUN,
-                 "detail": {"text": "approved by admin", "digest": DIGEST}}  # fmt: skip
-        return Page(items=(entry,))
+    def audit(self, tenant: str, *, limit: int = 50, cursor: str = "") -> Page[Entry]:
+        entries, following = self.trail.entries(tenant, limit, cursor)
+        return Page(items=entries, next_cursor=following)
 
-    def verify_audit(self) -> Any:
-        return {"ok": True}
+    def verify_audit(self) -> Verdict:
+        return self.trail.verify()
 
     def _decide(
         self, verdict: str, run_id: str, actor: str, role: str, digest: str, comment: str, tenant: str
@@ -127,6 +127,7 @@ class StoredActions:
         self.store.decide(
             run_id, Decision(verdict=verdict, actor=actor, role=role, digest=digest, time_ns=now_ns, comment=comment)
         )
+        self.trail.append(actor, f"run.{verdict}", run_id, {"text": comment, "digest": digest}, now_ns, tenant)
         decided = self.store.run(run_id, tenant=tenant)
         assert decided is not None
         return decided
@@ -165,7 +166,8 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
     scores = {"storefront": 0.61, "checkout": 0.48, "payment": 0.18, "inventory": 0.97, "catalogue": 0.99,
               "orders-db": 0.93}  # fmt: skip
     unused: Any = None  # pages touch neither the log, the intake nor traces
-    actions: Any = StoredActions(store, clock)
+    trail = AuditLog(folder / "audit.db", folder / "audit.key", folder / "audit.head")
+    actions: Any = StoredActions(store, trail, clock)
     detect: Any = StillDetection({service(name): score for name, score in scores.items()})
     services = Services(
         settings=resolve(environ={}), clock=clock, data=folder, keys=keys, authenticator=Authenticator(keys),
@@ -187,6 +189,7 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
             text="planned from the diagnosis, waits for approval" + hostile,
         )
     )  # fmt: skip
+    trail.append("headspring", "run.waiting_approval", RUN, {"text": "asked" + hostile}, now_ns, "default")
     app = FastAPI()
     mount(app, services)
     made = {role.value: keys.create(role.value, role) for role in Role}

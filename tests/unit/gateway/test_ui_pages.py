@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from html import unescape
 from html.parser import HTMLParser
@@ -230,6 +231,21 @@ async def test_the_audit_trail_is_for_admins(pages: Site, browser: httpx2.AsyncC
     assert (await browser.get("/audit")).status_code == 403
     await sign_in(browser, pages.keys["admin"])
     assert (await browser.get("/audit")).status_code == 200
+
+
+async def test_the_audit_trail_shows_decisions_and_a_broken_chain(
+    tmp_path: Path, pages: Site, browser: httpx2.AsyncClient
+) -> None:
+    await decide(browser, comment="sure")
+    await sign_in(browser, pages.keys["admin"])
+    html = (await browser.get("/audit")).text
+    assert "run.approve" in html
+    assert "text: sure" in html
+    assert "holds over all 2 entries" in html
+    with sqlite3.connect(tmp_path / "audit.db") as forged:
+        forged.execute("UPDATE audit SET actor = 'nobody' WHERE number = 2")
+    forged.close()
+    assert "broken at entry 2" in (await browser.get("/audit")).text
 
 
 # -- decisions
