@@ -1,1 +1,1 @@
-"""Executors: how a step takes effect."""
+"""Executors: the only code of the platform that has effects outside it."""
