@@ -73,7 +73,7 @@ def rule_of(series: SeriesDescriptor) -> Rule:
     share = _share(series, words)
     if share is not None:
         return share
-    if _PARTS & {words[-1]} or series.kind in (MetricKind.COUNTER, MetricKind.DELTA) and words[0] in _RESOURCE_ROOTS:
+    if _PARTS & {words[-1]} or (series.kind in (MetricKind.COUNTER, MetricKind.DELTA) and words[0] in _RESOURCE_ROOTS):
         return _NOTHING
     if words[0] in _LIBRARY_ROOTS or _about_host(series, words):
         return _NOTHING
