@@ -215,11 +215,11 @@ def _near(sight: Sight) -> Floats:
 def _mean(values: NDArray[np.float64]) -> Floats:
     """Mean of what is there in each row."""
     there = np.isfinite(values)
-    return np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    return np.asarray(np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
-    return over / np.maximum(under, 1e-12)
+    return np.asarray(over / np.maximum(under, 1e-12))
 
 
 def _least(*parts: Floats) -> Floats:

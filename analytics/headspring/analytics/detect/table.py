@@ -182,8 +182,8 @@ class Table:
                 self.col["link"][other] = row
         elif series.name in semantics.DERIVED_METRICS:
             self.col["link"][row] = self._rates.get(key, -1)
-            if key not in self._rates:
-                self._waiting.setdefault(key, []).append(row)
+            if key not in self._rates and row not in (waiting := self._waiting.setdefault(key, [])):
+                waiting.append(row)
 
     def _room(self) -> bool:
         if self.size < self.max_series:
