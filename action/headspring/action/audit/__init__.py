@@ -1,1 +1,1 @@
-"""Who did what, in a chain that shows tampering."""
+"""Who did what, in a form that shows when somebody changed it later."""
