@@ -45,8 +45,8 @@ _LATENCIES = (
 _EDGES = (semantics.EDGE_LATENCY_MEAN, semantics.EDGE_ERROR_RATIO, semantics.EDGE_REQUEST_RATE)
 _RESOURCE_ROOTS = {
     "system", "process", "container", "k8s", "node", "host", "jvm", "go", "python", "cpython", "nodejs", "v8js",
-    "dotnet", "aspnetcore", "kestrel", "runtime", "hw", "otel", "otelcol", "otlp", "scrape", "up", "prometheus", "target",
-    "machine", "kubelet", "kube", "vm",
+    "dotnet", "aspnetcore", "kestrel", "runtime", "hw", "otel", "otelcol", "otlp", "scrape", "up", "prometheus",
+    "target", "machine", "kubelet", "kube", "vm",
 }  # fmt: skip
 _LIBRARY_ROOTS = {"http", "rpc", "grpc", "messaging", "db", "traces", "gen", "headspring"}
 """Instrumentation whose counters and histogram parts say what the derived metrics say better."""

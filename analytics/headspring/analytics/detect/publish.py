@@ -79,7 +79,7 @@ def summary(series: SeriesDescriptor, kind: JudgeKind, value: float, low: float,
 def quantity(value: float, unit: str) -> str:
     """A number as a person reads it.
 
-    >>> quantity(0.0421, "s"), quantity(0.4, "1"), quantity(12.34, "1/s"), quantity(3, "{threads}")
+    >>> quantity(0.042, "s"), quantity(0.4, "1"), quantity(12.34, "1/s"), quantity(3, "{threads}")
     ('42 ms', '40 %', '12/s', '3 {threads}')
     """
     if unit == "s":
