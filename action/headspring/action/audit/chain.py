@@ -83,16 +83,15 @@ class AuditLog:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
         self._head_file = head_file
+        self._draft = head_file.with_name(head_file.name + ".new")
         last = self._last()
         self._key = _key(key_file, new=last[0] == 0 and not head_file.exists())
-        head = self._head()
-        # A crash between commit and head leaves the head one entry behind: that entry is ours, so sign it now.
-        if isinstance(head, tuple) and last[0] == head[0] + 1 and self._previous_of(last[0]) == head[1]:
-            row = self._db.execute(f"SELECT {_COLUMNS} FROM audit WHERE number = ?", (last[0],)).fetchone()  # noqa: S608
-            if row[8] == _hash(row):
-                self._write_head(*last)
-        elif head is None and last[0] == 0:
-            self._write_head(0, "")
+        if last[0] == 0 and not head_file.exists():
+            self._draft_head(0, "")
+            self._draft.replace(head_file)
+        elif self._head() != last and self._head(self._draft) == last:
+            # A crash between commit and rename: the draft was signed by us before the entry was committed.
+            self._draft.replace(head_file)
 
     def close(self) -> None:
         with self._lock:
@@ -122,11 +121,12 @@ class AuditLog:
                     row: _Row = (number, tenant, now_ns, actor, action, subject, text, previous, "")
                     row = (*row[:8], _hash(row))
                     self._db.execute(f"INSERT INTO audit ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", row)  # noqa: S608
+                    self._draft_head(number, row[8])
                     self._db.execute("COMMIT")
                 except BaseException:
                     self._db.execute("ROLLBACK")
                     raise
-                self._write_head(number, row[8])
+                self._draft.replace(self._head_file)
             except (sqlite3.Error, OSError) as error:
                 raise Unavailable(f"the audit log cannot be written: {error}") from error
         return _entry(row)
@@ -181,14 +181,10 @@ class AuditLog:
         row = self._db.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
         return (int(row[0]), str(row[1])) if row else (0, "")
 
-    def _previous_of(self, number: int) -> str:
-        row = self._db.execute("SELECT previous FROM audit WHERE number = ?", (number,)).fetchone()
-        return str(row[0]) if row else ""
-
-    def _head(self) -> tuple[int, str] | str | None:
+    def _head(self, path: Path | None = None) -> tuple[int, str] | str | None:
         """Number and hash of the signed head; None where there is no file; else what is wrong with it."""
         try:
-            parts = self._head_file.read_text("ascii").split("\n")
+            parts = (path or self._head_file).read_text("ascii").split("\n")
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
@@ -199,14 +195,13 @@ class AuditLog:
             return "the signature of the head is wrong"
         return int(parts[0]), parts[1]
 
-    def _write_head(self, number: int, digest: str) -> None:
+    def _draft_head(self, number: int, digest: str) -> None:
+        """Writes the next head beside the present one; a rename makes it count once the entry is committed."""
         self._head_file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._head_file.with_name(self._head_file.name + ".new")
-        with draft.open("w", encoding="ascii") as file:
+        with self._draft.open("w", encoding="ascii") as file:
             file.write(f"{number}\n{digest}\n{self._sign(str(number), digest)}\n")
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(self._head_file)
 
     def _sign(self, number: str, digest: str) -> str:
         return hmac.new(self._key, f"headspring-audit-head:{number}:{digest}".encode(), hashlib.sha256).hexdigest()

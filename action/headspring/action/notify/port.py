@@ -1,4 +1,4 @@
-"""The notifier port: one message to one channel."""
+"""What tells people."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
+    """One message to people."""
+
     incident_id: str
     title: str
     body: str
-    severity: str
-    """`info`, `warning` or `critical`."""
+    severity: str = "warning"
+    """`info`, `warning`, `error` or `critical`."""
     url: str = ""
-    """Page to open; "" none."""
+    """Where to look; "" where there is no page."""
+    kind: str = ""
+    """What it is about, for sending it once; "" takes the title."""
 
 
 class Notifier(Protocol):
-    """A channel. Blocking; may be called from several threads."""
+    """One way to people: a console, a chat, a mailbox. Blocking; may be called from several threads."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the channel, for lists of what was delivered."""
+        ...
 
     def send(self, notification: Notification) -> None:
-        """
+        """Hands the message over; delivered as far as the channel can tell when this returns.
+
         Raises:
-            Unavailable: it did not get through; sending again later is right.
+            Unavailable: the channel does not take it now.
         """
         ...
