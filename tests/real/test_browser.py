@@ -179,7 +179,9 @@ def test_axe_finds_nothing(chrome: Browser, web: Served, scheme: str) -> None:
     page.goto(f"{web.url}/incidents/nope")
     found = {"error": Axe().run(page).response["violations"]}
     for name, address in PAGES.items():
-        page.goto(web.url + address)
+        answer = page.goto(web.url + address)
+        assert answer is not None
+        assert answer.ok, f"{name} answered {answer.status}"
         found[name] = Axe().run(page).response["violations"]
     page.goto(f"{web.url}/login")
     found["login"] = Axe().run(page).response["violations"]

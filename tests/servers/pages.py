@@ -78,6 +78,8 @@ class StoredActions:
 
     def __init__(self, store: RunStore, trail: AuditLog, clock: Clock) -> None:
         self.store, self.trail, self.clock = store, trail, clock
+        self.needed = 1
+        """People who must approve."""
 
     def run(self, run_id: str, *, tenant: str) -> RunView | None:
         return self.store.run(run_id, tenant=tenant)
@@ -125,7 +127,9 @@ class StoredActions:
             raise PreconditionFailed("the plan is not the one that was read; read it again and decide")
         now_ns = self.clock.now_ns()
         self.store.decide(
-            run_id, Decision(verdict=verdict, actor=actor, role=role, digest=digest, time_ns=now_ns, comment=comment)
+            run_id,
+            Decision(verdict=verdict, actor=actor, role=role, digest=digest, time_ns=now_ns, comment=comment),
+            needed=self.needed,
         )
         self.trail.append(actor, f"run.{verdict}", run_id, {"text": comment, "digest": digest}, now_ns, tenant)
         decided = self.store.run(run_id, tenant=tenant)
@@ -141,6 +145,7 @@ class Site:
     services: Services
     keys: dict[str, str]
     store: RunStore
+    actions: StoredActions
     parts: Sequence[Any]
     """Stores to close."""
     feedback: list[Feedback] = field(default_factory=list)
@@ -167,12 +172,13 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
               "orders-db": 0.93}  # fmt: skip
     unused: Any = None  # pages touch neither the log, the intake nor traces
     trail = AuditLog(folder / "audit.db", folder / "audit.key", folder / "audit.head")
-    actions: Any = StoredActions(store, trail, clock)
+    actions = StoredActions(store, trail, clock)
+    acting: Any = actions
     detect: Any = StillDetection({service(name): score for name, score in scores.items()})
     services = Services(
         settings=resolve(environ={}), clock=clock, data=folder, keys=keys, authenticator=Authenticator(keys),
         log=unused, intake=unused, series=series, documents=documents, topology=topology, traces=unused, detect=detect,
-        actions=actions, events=Events(), give_feedback=give_feedback, stage_health=dict, ready=lambda: True,
+        actions=acting, events=Events(), give_feedback=give_feedback, stage_health=dict, ready=lambda: True,
     )  # fmt: skip
     now_ns = clock.now_ns()
     for seen_ns in (now_ns - 900 * NS_PER_S, now_ns):
@@ -194,7 +200,19 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
     mount(app, services)
     made = {role.value: keys.create(role.value, role) for role in Role}
     return Site(
-        app=app, services=services, keys=made, store=store, feedback=feedback, parts=(documents, series, topology, keys)
+        app=app,
+        services=services,
+        keys=made,
+        store=store,
+        actions=actions,
+        feedback=feedback,
+        parts=(documents, series, topology, keys),
+        services=services,
+        keys=made,
+        store=store,
+        actions=actions,
+        feedback=feedback,
+        parts=(documents, series, topology, keys),
     )
 
 

@@ -271,6 +271,17 @@ async def test_a_plan_is_approved_with_plain_forms(pages: Site, browser: httpx2.
     assert (run.decision.actor, run.decision.digest) == ("operator", DIGEST)
 
 
+async def test_where_two_must_approve_the_first_is_told_so(pages: Site, browser: httpx2.AsyncClient) -> None:
+    pages.actions.needed = 2
+    answer = await decide(browser)
+    shown = (await browser.get(answer.headers["location"].partition("#")[0])).text
+    assert "asks for more people" in shown
+    assert "You have decided" in shown
+    assert "Approve and run" not in shown
+    await sign_in(browser, pages.keys["admin"])
+    assert "done=approved#" in (await decide(browser)).headers["location"]
+
+
 async def test_a_plan_is_rejected_with_the_same_form(pages: Site, browser: httpx2.AsyncClient) -> None:
     assert (await decide(browser, "reject")).status_code == 303
     run = pages.store.run(RUN)

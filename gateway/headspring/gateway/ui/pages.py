@@ -36,6 +36,7 @@ _HEADERS = {
 }
 _DONE = {
     "approved": "Approved. The run starts now; its steps appear below as they end.",
+    "approved-too": "Your approval is noted. This runbook asks for more people; it runs when they have approved too.",
     "rejected": "Rejected. Nothing was done.",
     "requested": "Requested. The plan waits for approval by somebody else.",
     "feedback": "Noted, thank you. It counts when models and causes are judged next.",

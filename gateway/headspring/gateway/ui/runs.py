@@ -59,8 +59,12 @@ class View:
         return self.state in _UNDER_WAY
 
     @property
-    def decision(self) -> Decision | None:
-        return self.run.decision
+    def decisions(self) -> tuple[Decision, ...]:
+        return self.run.decisions
+
+    def spoke(self, name: str) -> bool:
+        """Whether this person has decided already."""
+        return any(decision.actor == name for decision in self.decisions)
 
     @property
     def validation(self) -> str:
@@ -92,10 +96,12 @@ async def approve(
     services: Installation, who: Operator, run_id: str, digest: Digest, comment: Comment = ""
 ) -> Response:
     view = await _find(services, who.tenant, run_id)
-    await asyncio.to_thread(
+    decided: Any = await asyncio.to_thread(
         services.actions.approve, run_id, who.name, who.role.value, digest, comment, tenant=who.tenant
     )
-    return see(f"/incidents/{view.plan.incident_id}?done=approved#run-{run_id}")
+    # Some runbooks ask for several people; then the run still waits.
+    done = "approved-too" if decided.state is RunState.WAITING_APPROVAL else "approved"
+    return see(f"/incidents/{view.plan.incident_id}?done={done}#run-{run_id}")
 
 
 @router.post("/runs/{run_id}/reject")
