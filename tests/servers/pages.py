@@ -207,12 +207,6 @@ def site(folder: Path, *, clock: Clock | None = None, hostile: str = "", start_n
         actions=actions,
         feedback=feedback,
         parts=(documents, series, topology, keys),
-        services=services,
-        keys=made,
-        store=store,
-        actions=actions,
-        feedback=feedback,
-        parts=(documents, series, topology, keys),
     )
 
 
