@@ -51,6 +51,11 @@ class RunView:
     steps: tuple[StepResult, ...] = ()
     events: tuple[ActionEvent, ...] = field(default=())
 
+    @property
+    def decision(self) -> Decision | None:
+        """The newest decision; None while nobody spoke."""
+        return self.decisions[-1] if self.decisions else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:

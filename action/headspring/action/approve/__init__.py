@@ -1,0 +1,1 @@
+"""Who may decide, about what, until when."""
