@@ -118,7 +118,7 @@ def backtest_correlate(source: Annotated[Path, typer.Argument()], output: Annota
     """Groups recorded alerts (a folder with alerts.jsonl and topology.json) into incidents."""
     from headspring.analytics.correlate.backtest import run
 
-    run(source, output, progress=_progress)
+    run(source, output, progress=lambda done: _progress(f"{done} alerts"))
 
 
 @backtest.command("diagnose", epilog="Example: headspring backtest diagnose cases/ answers.json")
@@ -127,6 +127,60 @@ def backtest_diagnose(source: Annotated[Path, typer.Argument()], output: Annotat
     from headspring.analytics.diagnose.backtest import run
 
     run(source, output, progress=_progress)
+
+
+@app.command(epilog="Example: headspring replay ./data --detection stricter.json")
+def replay(
+    data: Annotated[Path, typer.Argument(help="data folder of an installation that is not running, or a copy of one")],
+    detection: Annotated[Path | None, typer.Option(help="detection settings to try, JSON")] = None,
+    settle_s: Annotated[float, typer.Option(help="calm before an incident counts as resolved, seconds")] = 15.0,
+    output: Output = Format.TABLE,
+) -> None:
+    """What incidents the recorded telemetry would give, with other settings if you like. Changes nothing."""
+    import asyncio
+    import json
+
+    from headspring.analytics.detect.stage import DetectConfig
+    from headspring.gateway.runtime.replay import replay as run
+    from headspring.proto.codec import to_jsonable
+    from headspring.proto.errors import ConfigError
+
+    try:
+        config = DetectConfig.from_json(json.loads(detection.read_text("utf-8"))) if detection else DetectConfig()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{detection} holds no detection settings: {error}") from error
+    found = asyncio.run(run(data, detection=config, settle_s=settle_s, progress=_progress))
+    if output is not Format.TABLE:
+        show([to_jsonable(incident) for incident in found], output)
+        return
+    show([remote.row(to_jsonable(incident)) for incident in found], output)
+
+
+@app.command("keys", epilog="Example: headspring keys --data ./data --create grafana --role viewer")
+def api_keys(
+    data: Annotated[Path | None, typer.Option(help="data folder of the installation")] = None,
+    create: Annotated[str, typer.Option(help="name of a key to make; it is shown once")] = "",
+    role: Annotated[str, typer.Option(help="ingest, viewer, operator or admin")] = "viewer",
+    revoke: Annotated[str, typer.Option(help="name of a key to make useless")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """API keys of an installation on this machine: list, make, revoke."""
+    from headspring.gateway.auth.keys import KeyStore, Role
+    from headspring.gateway.runtime.config import resolve
+    from headspring.gateway.runtime.data import prepare
+    from headspring.proto.clock import SystemClock
+    from headspring.proto.errors import ConfigError
+
+    if role not in set(Role):
+        raise ConfigError(f"role is {role!r}; wanted one of {', '.join(Role)}")
+    keys = KeyStore(prepare(resolve({"data": data}).data), clock=SystemClock())
+    if revoke:
+        keys.revoke(revoke)
+        print(f"{revoke} is revoked; a running platform refuses it within seconds", file=sys.stderr)
+    elif create:
+        show({"name": create, "role": role, "key": keys.create(create, Role(role))}, output)
+    else:
+        show([{"name": key.name, "role": key.role.value, "tenant": key.tenant} for key in keys.list()], output)
 
 
 app.command(epilog="Example: headspring incidents --state open -o json")(remote.incidents)

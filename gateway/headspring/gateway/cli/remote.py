@@ -35,16 +35,15 @@ def incidents(
     if output is not Format.TABLE:
         show(found, output)
         return
-    show(
-        [
-            {
-                "id": item["incident_id"], "state": item["state"], "severity": item["severity"],
-                "opened": _when(item["opened_ns"]), "alerts": len(item["members"]), "title": item["title"],
-            }
-            for item in found
-        ],
-        output,
-    )  # fmt: skip
+    show([row(item) for item in found], output)
+
+
+def row(incident: dict[str, Any]) -> dict[str, Any]:
+    """One line of a list of incidents."""
+    return {
+        "id": incident["incident_id"], "state": incident["state"], "severity": incident["severity"],
+        "opened": _when(incident["opened_ns"]), "alerts": len(incident["members"]), "title": incident["title"],
+    }  # fmt: skip
 
 
 def incident(

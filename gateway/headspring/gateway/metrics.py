@@ -1,0 +1,34 @@
+"""Headspring's own metrics in Prometheus' text format: what each stage did, and what the intake took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headspring.gateway.services import Services
+
+_STAGE_METRICS = (
+    ("records_in", "headspring_stage_records_in_total", "counter", "Records a stage took."),
+    ("records_out", "headspring_stage_records_out_total", "counter", "Records a stage wrote."),
+    ("errors", "headspring_stage_errors_total", "counter", "Failed calls of a stage, retries included."),
+    ("dead_letters", "headspring_stage_dead_letters_total", "counter", "Records no stage could use."),
+    ("restarts", "headspring_stage_restarts_total", "counter", "Times a stage was started again."),
+    ("lag", "headspring_stage_lag_records", "gauge", "Records waiting for a stage."),
+    ("last_batch_s", "headspring_stage_last_batch_seconds", "gauge", "Time the last batch took."),
+)
+
+
+def exposition(services: Services) -> str:
+    """All metrics as text."""
+    lines: list[str] = []
+    health: Mapping[str, Any] = services.stage_health()
+    for field, name, kind, text in _STAGE_METRICS:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        lines += [f'{name}{{stage="{stage}"}} {getattr(state, field)}' for stage, state in sorted(health.items())]
+    for counter, value in sorted(services.intake.counters.items()):
+        family = counter.partition("{")[0]
+        declared = f"# TYPE {family} counter"
+        if declared not in lines:
+            lines.append(declared)
+        lines.append(f"{counter} {value}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,183 @@
+"""The embedded runtime: every port's in-process backend, in one list. Reads side by side with the distributed one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headspring.action.execute.http import HttpExecutor
+from headspring.action.execute.process import ProcessExecutor
+from headspring.action.notify.apprise_ import AppriseNotifier
+from headspring.action.notify.console import ConsoleNotifier
+from headspring.action.service import ActionService
+from headspring.action.stage import ActStage
+from headspring.analytics.correlate.stage import CorrelateConfig, CorrelateStage
+from headspring.analytics.detect.stage import DetectConfig, DetectStage
+from headspring.analytics.diagnose.stage import DiagnoseStage
+from headspring.gateway.auth.keys import KeyStore
+from headspring.gateway.auth.requests import Authenticator
+from headspring.gateway.events import Events, EventStage
+from headspring.gateway.runtime.config import Settings
+from headspring.gateway.runtime.data import prepare
+from headspring.gateway.runtime.validation import MetricValidator
+from headspring.gateway.services import Services
+from headspring.ingestion.admit.limits import Limits
+from headspring.ingestion.admit.registry import SeriesRegistry
+from headspring.ingestion.pipeline import Intake
+from headspring.knowledge.documents.sqlite import SqliteDocumentStore
+from headspring.knowledge.series.duckdb_store import DuckDbSeriesStore
+from headspring.knowledge.topology.discovery import TopologyStage
+from headspring.knowledge.topology.embedded import EmbeddedTopology
+from headspring.knowledge.traces.ring import RingTraceStore
+from headspring.knowledge.writers import DocumentWriter, SeriesWriter, TraceWriter
+from headspring.models.labels.stage import LabelStage
+from headspring.models.labels.store import LabelStore
+from headspring.proto import codec
+from headspring.proto.action import Feedback
+from headspring.proto.clock import Clock, SystemClock
+from headspring.proto.errors import ConfigError
+from headspring.proto.telemetry import SeriesDescriptor
+from headspring.proto.topics import FEEDBACK, SERIES, record_key
+from headspring.streaming.engine.local import LocalEngine
+from headspring.streaming.features.span_red import SpanMetricsStage
+from headspring.streaming.log.port import Record
+from headspring.streaming.log.segments import SegmentLog
+from headspring.streaming.windows.stage import WindowStage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Embedded:
+    """A running embedded installation."""
+
+    services: Services
+    engine: LocalEngine
+    log: SegmentLog
+    closers: Sequence[Any]
+    new_key: str
+    """First admin key, to show once; "" when there was one already."""
+
+    async def close(self) -> None:
+        """Drains the stages, then closes what they wrote to."""
+        await self.engine.stop()
+        await asyncio.to_thread(self.services.actions.stop)
+        await self.log.close()
+        for part in self.closers:
+            await asyncio.to_thread(part.close)
+
+
+async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
+    """Opens every store in the data folder and starts every stage.
+
+    Raises:
+        ConfigError: the data folder cannot be used, or belongs to a running installation.
+    """
+    clock = clock or SystemClock()
+    data = prepare(settings.data)
+    keys = KeyStore(data, clock=clock)
+    new_key = keys.bootstrap(settings.bootstrap_key)
+    log = await SegmentLog.open(data / "log", clock=clock)
+
+    series = await asyncio.to_thread(DuckDbSeriesStore, data / "series.duckdb")
+    documents = await asyncio.to_thread(SqliteDocumentStore, data / "documents.db")
+    topology = await asyncio.to_thread(EmbeddedTopology, data / "topology.db")
+    traces = await asyncio.to_thread(RingTraceStore, data / "traces.db")
+    labels = await asyncio.to_thread(LabelStore, data / "labels.db")
+
+    limits = Limits(max_body_bytes=settings.max_body_bytes, max_series=settings.max_series)
+    registry = SeriesRegistry(key=_secret(data / "series.key"), limits=limits)
+    known = [codec.decode(SeriesDescriptor, stored.record.value) for stored in await log.latest_by_key(SERIES.name)]
+    registry.load(known)
+    await asyncio.to_thread(series.register, known)
+    intake = Intake(log, clock=clock, limits=limits, registry=registry)
+    await asyncio.to_thread(intake.warm)
+
+    def emit(topic: str, key: bytes, value: bytes, time_ns: int) -> None:
+        log.append_threadsafe(topic, [Record(key=key, value=value, time_ns=time_ns)]).result(timeout=30)
+
+    async def give_feedback(feedback: Feedback) -> None:
+        record = Record(
+            key=record_key(feedback.tenant, feedback.subject), value=codec.encode(feedback), time_ns=feedback.time_ns
+        )
+        await log.append(FEEDBACK.name, [record])
+
+    detect = DetectStage(clock=clock, config=_detection(data / "detection.json"))
+    actions = ActionService(
+        database_url=f"sqlite:///{data / 'actions.db'}",
+        state_dir=data,
+        clock=clock,
+        topology=topology,
+        documents=documents,
+        validator=MetricValidator(series=series, documents=documents, clock=clock),
+        executors=[HttpExecutor(ops_url=settings.ops_url), ProcessExecutor()],
+        notifiers=[ConsoleNotifier(), *([AppriseNotifier(settings.notify.split())] if settings.notify else [])],
+        settings={"ops_url": settings.ops_url} if settings.ops_url else {},
+        emit=emit,
+        expires_s=settings.approval_expires_s,
+    )
+    await asyncio.to_thread(actions.start)
+
+    events = Events()
+    engine = LocalEngine(log, clock=clock)
+    for stage in (
+        SeriesWriter(series),
+        TraceWriter(traces),
+        TopologyStage(topology),
+        SpanMetricsStage(clock=clock),
+        WindowStage(
+            clock=clock,
+            pane_s=settings.pane_s,
+            window_s=settings.window_s,
+            evaluate_every_s=settings.evaluate_every_s,
+        ),
+        detect,
+        CorrelateStage(clock=clock, topology=topology, config=CorrelateConfig(settle_s=settings.settle_s)),
+        DiagnoseStage(clock=clock, topology=topology, series=series, traces=traces, documents=documents),
+        ActStage(actions, clock),
+        DocumentWriter(documents),
+        LabelStage(labels),
+        EventStage(events),
+    ):
+        engine.add(stage)
+    await engine.start()
+    services = Services(
+        settings=settings, clock=clock, data=data, keys=keys, authenticator=Authenticator(keys), log=log, intake=intake,
+        series=series, documents=documents, topology=topology, traces=traces, detect=detect, actions=actions,
+        events=events, give_feedback=give_feedback, stage_health=engine.health, ready=lambda: _ready(engine),
+    )  # fmt: skip
+    return Embedded(services, engine, log, (series, documents, topology, traces, labels, keys), new_key)
+
+
+def _ready(engine: LocalEngine) -> bool:
+    return all(state.state == "running" for state in engine.health().values())
+
+
+def _detection(file: Path) -> DetectConfig:
+    if not file.exists():
+        return DetectConfig()
+    try:
+        return DetectConfig.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{file} holds no detection settings: {error}; mend or remove it") from error
+
+
+def _secret(file: Path) -> bytes:
+    """16 random bytes that stay the same for an installation."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        key = secrets.token_bytes(16)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(key)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return key

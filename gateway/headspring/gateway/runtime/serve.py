@@ -1,0 +1,136 @@
+"""Servers: the gateway, OTLP over HTTP and over gRPC, this host's own metrics; and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+
+from headspring.gateway.api.app import gateway_app
+from headspring.gateway.runtime import embedded
+from headspring.gateway.runtime.config import Settings
+from headspring.gateway.runtime.embedded import Embedded
+from headspring.ingestion.receive import otlp_grpc
+from headspring.ingestion.receive.host import HostMetrics
+from headspring.ingestion.receive.http import intake_app
+from headspring.proto.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 10
+"""How long open requests may take to end, seconds."""
+
+
+def run(settings: Settings, *, say: Callable[[str], None]) -> None:
+    """Runs the platform until SIGINT or SIGTERM.
+
+    Args:
+        settings: Resolved settings.
+        say: Takes lines for the person who started it.
+
+    Raises:
+        ConfigError: a port is taken, or the data folder cannot be used.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, say))
+
+
+async def _run(settings: Settings, say: Callable[[str], None]) -> None:
+    say("starting; the first start compiles kernels and takes some seconds longer")
+    platform = await embedded.start(settings)
+    try:
+        await _serve(platform, settings, say)
+    finally:
+        await platform.close()
+
+
+async def _serve(platform: Embedded, settings: Settings, say: Callable[[str], None]) -> None:
+    services = platform.services
+    authenticate = services.authenticator.tenant_for_intake
+    gateway = _server(gateway_app(services), settings.host, settings.port)
+    otlp = _server(intake_app(services.intake, authenticate=authenticate), settings.host, settings.otlp_port)
+    gateway_socket = _bind(gateway, "port")
+    otlp_socket = _bind(otlp, "otlp_port")
+    grpc = await otlp_grpc.start(
+        services.intake, address=f"{settings.host}:{settings.grpc_port}", authenticate=authenticate
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    tasks = [
+        asyncio.create_task(gateway.serve(sockets=[gateway_socket])),
+        asyncio.create_task(otlp.serve(sockets=[otlp_socket])),
+    ]
+    host = (
+        asyncio.create_task(HostMetrics(services.intake, clock=services.clock).run()) if settings.host_metrics else None
+    )
+    url = settings.public_url or f"http://{settings.host}:{gateway_socket.getsockname()[1]}"
+    say(f"web UI and API   {url}")
+    say(f"OTLP over HTTP   http://{settings.host}:{otlp_socket.getsockname()[1]}/v1/{{metrics,logs,traces}}")
+    say(f"OTLP over gRPC   {settings.host}:{grpc.port}")
+    say(f"data             {services.data}")
+    if platform.new_key:
+        say(f"admin API key    {platform.new_key}")
+        say("                 shown this once; keep it: it signs you in and goes into senders' Authorization header")
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    say("stopping: taking no more, finishing what was taken")
+    waiting.cancel()
+    gateway.should_exit = otlp.should_exit = True
+    if host is not None:
+        host.cancel()
+        with suppress(asyncio.CancelledError):
+            await host
+    await grpc.stop()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handling: one handler ends all servers together."""
+
+    def install_signal_handlers(self) -> None:
+        return None
+
+    def capture_signals(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def _server(app: Any, host: str, port: int) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app, host=host, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False,
+            http="httptools", timeout_graceful_shutdown=DRAIN_S, limit_concurrency=1000, backlog=512,
+        )
+    )  # fmt: skip
+
+
+def _bind(server: _Server, setting: str) -> Any:
+    import socket
+
+    config = server.config
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((config.host, config.port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another with "
+            f"--{setting.replace('_', '-')} or HEADSPRING_{setting.upper()}"
+        ) from error
+    return bound
