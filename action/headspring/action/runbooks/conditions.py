@@ -47,7 +47,7 @@ def holds(text: str, *, hypothesis: Hypothesis, diagnosis: Diagnosis, incident: 
         return True
     try:
         result = _compiled(text).execute(facts(hypothesis=hypothesis, diagnosis=diagnosis, incident=incident))
-    except (RuntimeError, ValueError, TypeError) as error:  # what the evaluator raises
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:  # what the evaluator raises
         raise PreconditionFailed(f"condition {text!r} cannot be evaluated: {error}") from error
     if not isinstance(result, bool):
         raise PreconditionFailed(f"condition {text!r} gives {result!r}, wanted true or false")
