@@ -9,13 +9,18 @@ from typing import TypeVar
 
 from headspring.action.service import ActionService
 from headspring.proto import codec
-from headspring.proto.clock import Clock
-from headspring.proto.incident import Diagnosis, Incident, IncidentState
+from headspring.proto.clock import NS_PER_S, Clock
+from headspring.proto.incident import Diagnosis, DiagnosisStatus, Incident, IncidentState
 from headspring.proto.topics import DIAGNOSES, INCIDENTS
 from headspring.streaming.engine.port import Outgoing
 from headspring.streaming.log.port import StoredRecord
 
+_SURE_AFTER_NS = 5 * NS_PER_S
+"""A likely cause must have stood for so long before anybody is asked to act on it; the first seconds of an
+incident are when the evidence still comes in. A confirmed one is asked about at once."""
 _T = TypeVar("_T")
+_Key = tuple[str, str]
+"""Tenant, incident id."""
 _REMEMBERED = 2000
 """Open incidents kept in memory; more at once is no longer a matter of runbooks."""
 
@@ -30,11 +35,13 @@ class ActStage:
     def __init__(self, service: ActionService, clock: Clock) -> None:
         self._service = service
         self._clock = clock
-        self._incidents: OrderedDict[tuple[str, str], Incident] = OrderedDict()
-        self._diagnoses: OrderedDict[tuple[str, str], Diagnosis] = OrderedDict()
+        self._incidents: OrderedDict[_Key, Incident] = OrderedDict()
+        self._diagnoses: OrderedDict[_Key, Diagnosis] = OrderedDict()
+        self._since: dict[_Key, tuple[str, int]] = {}
+        """Cause that a diagnosis names, and since when."""
+        self._due: set[_Key] = set()
 
     async def process(self, topic: str, records: Sequence[StoredRecord]) -> Sequence[Outgoing]:
-        touched: dict[tuple[str, str], None] = {}
         for stored in records:
             if not stored.record.value:
                 continue
@@ -42,49 +49,73 @@ class ActStage:
                 incident = codec.decode(Incident, stored.record.value)
                 key = (incident.tenant, incident.incident_id)
                 if incident.state in (IncidentState.RESOLVED, IncidentState.MERGED):
-                    self._incidents.pop(key, None)
-                    self._diagnoses.pop(key, None)
+                    self._forget(key)
                     await asyncio.to_thread(
                         self._service.withdraw, incident.incident_id, f"the incident is {incident.state}"
                     )
                     continue
-                first = key not in self._incidents
                 _remember(self._incidents, key, incident)
-                if not first:
-                    continue  # its alerts grew; a new proposal comes with a new diagnosis
             else:
                 diagnosis = codec.decode(Diagnosis, stored.record.value)
                 key = (diagnosis.tenant, diagnosis.incident_id)
                 _remember(self._diagnoses, key, diagnosis)
-            touched[key] = None
-        for key in touched:
-            found, diagnosed = self._incidents.get(key), self._diagnoses.get(key)
-            if found is not None and diagnosed is not None:
-                await asyncio.to_thread(self._service.propose, found, diagnosed)
+                cause = diagnosis.hypotheses[0].entity if diagnosis.hypotheses else ""
+                if self._since.get(key, ("", 0))[0] != cause:
+                    self._since[key] = (cause, self._clock.now_ns())
+                self._due.add(key)
+        await self._propose(self._clock.now_ns())
         return ()
 
     async def tick(self, now_ns: int) -> Sequence[Outgoing]:
         await asyncio.to_thread(self._service.expire)
+        await self._propose(now_ns)
         return ()
 
+    async def _propose(self, now_ns: int) -> None:
+        for key in sorted(self._due):
+            incident, diagnosis = self._incidents.get(key), self._diagnoses.get(key)
+            if incident is None or diagnosis is None:
+                continue  # the other half comes on its own topic
+            sure = diagnosis.status is DiagnosisStatus.CONFIRMED
+            if sure or now_ns - self._since[key][1] >= _SURE_AFTER_NS:
+                self._due.discard(key)
+                await asyncio.to_thread(self._service.propose, incident, diagnosis)
+
+    def _forget(self, key: _Key) -> None:
+        self._incidents.pop(key, None)
+        self._diagnoses.pop(key, None)
+        self._since.pop(key, None)
+        self._due.discard(key)
+
     def snapshot(self) -> bytes:
-        """What is open, so that a diagnosis after a restart finds its incident."""
-        return b"".join(
-            len(data).to_bytes(4, "little") + data for data in (codec.encode(item) for item in self._incidents.values())
-        )
+        """What is open and diagnosed, so that a restart goes on asking where it stopped."""
+        parts = [codec.encode(item) for item in (*self._incidents.values(), *self._diagnoses.values())]
+        counts = len(self._incidents).to_bytes(4, "little")
+        return counts + b"".join(len(part).to_bytes(4, "little") + part for part in parts)
 
     def restore(self, state: bytes) -> None:
-        self._incidents.clear()
-        self._diagnoses.clear()
-        place = 0
+        for kept in (self._incidents, self._diagnoses, self._since, self._due):
+            kept.clear()
+        parts: list[bytes] = []
+        place = 4
         while place < len(state):
             size = int.from_bytes(state[place : place + 4], "little")
-            incident = codec.decode(Incident, state[place + 4 : place + 4 + size])
-            self._incidents[incident.tenant, incident.incident_id] = incident
+            parts.append(state[place + 4 : place + 4 + size])
             place += 4 + size
+        incidents = int.from_bytes(state[:4], "little")
+        for part in parts[:incidents]:
+            incident = codec.decode(Incident, part)
+            self._incidents[incident.tenant, incident.incident_id] = incident
+        for part in parts[incidents:]:
+            diagnosis = codec.decode(Diagnosis, part)
+            key = (diagnosis.tenant, diagnosis.incident_id)
+            self._diagnoses[key] = diagnosis
+            cause = diagnosis.hypotheses[0].entity if diagnosis.hypotheses else ""
+            self._since[key] = (cause, self._clock.now_ns())
+            self._due.add(key)
 
 
-def _remember(kept: OrderedDict[tuple[str, str], _T], key: tuple[str, str], value: _T) -> None:
+def _remember(kept: OrderedDict[_Key, _T], key: _Key, value: _T) -> None:
     kept[key] = value
     kept.move_to_end(key)
     while len(kept) > _REMEMBERED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import threading
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from headspring.action.notify.port import Notification, Notifier
 from headspring.proto.errors import PlatformError
+
+logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 100_000
 """Messages remembered without a store, oldest forgotten first; about 20 MB."""
@@ -80,7 +83,8 @@ class Dispatcher:
             return Delivery.REPEATED
         try:
             notifier.send(notification)
-        except PlatformError:
+        except PlatformError as error:
+            logger.warning("notification over %s failed, incident %s: %s", notifier.name, key[0], error)
             with self._lock:
                 self._sent.pop(key, None)
             return Delivery.FAILED
