@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from headspring.action.approve.policy import check_decision
@@ -84,7 +85,9 @@ class ActionService:
         self._runbooks = load_library()
         self._store = RunStore(database_url)
         self._audit = AuditLog(state_dir / "audit.db", state_dir / "audit.key", state_dir / "audit.head")
-        self._dispatcher = Dispatcher(notifiers)
+        self._dispatcher = Dispatcher(notifiers, state_dir / "notify.db")
+        # A chat service that hangs must not hold a decision up: messages are sent beside it, in order.
+        self._telling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notify")
         self._execution = Execution(
             store=self._store, executors=executors, validator=validator, clock=clock, note=self._note,
             drift=self._drift,
@@ -103,6 +106,7 @@ class ActionService:
 
     def stop(self) -> None:
         self._workflows.stop()
+        self._telling.shutdown(wait=False, cancel_futures=True)
         self._dispatcher.close()
         self._store.close()
         self._audit.close()
@@ -367,15 +371,15 @@ class ActionService:
 
     def _tell(self, run: RunView, event: ActionEvent) -> None:
         url = f"{self._page_url}/incidents/{run.incident_id}" if self._page_url else ""
-        self._dispatcher.send(
-            Notification(
-                incident_id=run.incident_id,
-                title=f"{run.plan.title}: {event.state.value.replace('_', ' ')}",
-                body=event.text,
-                severity="warning" if event.state is not RunState.SUCCEEDED else "info",
-                url=url,
-            )
+        message = Notification(
+            incident_id=run.incident_id,
+            title=f"{run.plan.title}: {event.state.value.replace('_', ' ')}",
+            body=event.text,
+            severity="warning" if event.state is not RunState.SUCCEEDED else "info",
+            url=url,
+            kind=f"{run.run_id}/{event.state}",
         )
+        self._telling.submit(self._dispatcher.send, message)
 
     def _found(self, run_id: str) -> RunView:
         run = self._store.run(run_id)

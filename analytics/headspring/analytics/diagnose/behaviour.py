@@ -30,7 +30,9 @@ _PASSED_ON = 0.35
 """Share left to an entity when one that it calls has changed too."""
 
 _Unit = tuple[str, str]
-_Counts = dict[_Unit, tuple[int, Counter[str]]]
+_Counts = dict[_Unit, tuple[int, int, Counter[str]]]
+"""Requests, those of them with any log line, and in how many each event occurs."""
+_CALL = "call "
 
 
 def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clue]:
@@ -39,10 +41,14 @@ def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clu
     then, now = _counts(old, logs, alarming), _counts(new, logs, alarming)
     best: dict[str, tuple[float, str]] = {}
     for unit in sorted(then.keys() & now.keys()):
-        (n, before), (m, after) = then[unit], now[unit]
-        if n < _MIN_REQUESTS or m < _MIN_REQUESTS:
-            continue
+        (all_then, logged_then, before), (all_now, logged_now, after) = then[unit], now[unit]
         for event in sorted(before.keys() | after.keys()):
+            # Lines that were not collected are no lines that were not written: an ordinary line is compared among
+            # requests that have any. An error line may well be the first that a request ever had.
+            among_all = event.startswith(_CALL) or event in alarming
+            n, m = (all_then, all_now) if among_all else (logged_then, logged_now)
+            if n < _MIN_REQUESTS or m < _MIN_REQUESTS:
+                continue
             p, q = before[event] / n, after[event] / m
             if abs(q - p) < _MIN_CHANGE:
                 continue
@@ -90,7 +96,8 @@ def _counts(forest: Forest, logs: LogTable | None, alarming: set[str]) -> _Count
     for row in np.flatnonzero(forest.outward):
         top = int(forest.serving[row])
         if entry[top]:
-            seen.add((top, f"call {table.operation[row]}"))
+            seen.add((top, f"{_CALL}{table.operation[row]}"))
+    logged: set[int] = set()
     if logs is not None and logs.span_id is not None and logs.trace_id is not None:
         rows = {key: row for row, key in enumerate(zip(table.trace_id, table.span_id, strict=True))}
         masked: dict[str, str] = {}
@@ -105,12 +112,14 @@ def _counts(forest: Forest, logs: LogTable | None, alarming: set[str]) -> _Count
             if body not in masked:
                 masked[body] = template(body)
             seen.add((top, masked[body]))
+            logged.add(top)
             if level(int(logs.severity[line]), body) == "error":
                 alarming.add(masked[body])
     events: dict[_Unit, Counter[str]] = defaultdict(Counter)
     for top, event in seen:
         events[(str(table.entity[top]), str(table.operation[top]))][event] += 1
-    return {unit: (count, events[unit]) for unit, count in requests.items()}
+    with_lines = Counter((str(table.entity[top]), str(table.operation[top])) for top in logged)
+    return {unit: (count, with_lines[unit], events[unit]) for unit, count in requests.items()}
 
 
 def _calls(forest: Forest) -> set[tuple[str, str]]:

@@ -11,7 +11,8 @@ from headspring.proto.incident import Diagnosis, Incident, TimelineEntry
 
 def timeline(incident: Incident, diagnosis: Diagnosis | None, runs: Sequence[View]) -> list[TimelineEntry]:
     """The incident's own entries, with the changes its diagnosis looked at and what its runs did, each once."""
-    entries = list(incident.timeline)
+    # What runs did is told from the runs themselves, which say more and are never behind.
+    entries = [entry for entry in incident.timeline if entry.kind != "action" or not runs]
     told = {entry.ref for entry in entries if entry.ref}
     for change in diagnosis.changes if diagnosis else ():
         if change.change_id in told:
@@ -25,14 +26,11 @@ def timeline(incident: Incident, diagnosis: Diagnosis | None, runs: Sequence[Vie
         )  # fmt: skip
     for run in runs:
         for event in run.events:
-            if event.event_id in told:
-                continue
             entries.append(
                 TimelineEntry(
                     time_ns=event.time_ns, kind="action", actor=event.actor, ref=event.event_id,
                     text=f"{event.runbook}: {event.text or event.state.value.replace('_', ' ')}",
                 )
             )  # fmt: skip
-    # A stage that read the same event may have told it already under another reference.
     unique = {(entry.time_ns, entry.kind, entry.text): entry for entry in entries}
     return sorted(unique.values(), key=lambda entry: entry.time_ns)
