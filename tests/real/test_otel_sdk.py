@@ -107,7 +107,7 @@ def test_spans_become_a_call_in_the_topology_and_rates(platform: Headspring, sdk
                 pass
     assert sdk.tracers.force_flush()
     me = f"service:default/{sdk.service}"
-    edges = eventually(platform.edges, lambda found: (me, "service:default/ledger") in found)
+    edges = eventually(platform.edges, lambda found: (me, "service:default/ledger") in found, seconds=90)
     assert (me, "service:default/ledger") in edges
     ratio = eventually(lambda: platform.series(f'service_error_ratio{{service="{sdk.service}"}}'), bool, seconds=30)
     assert ratio[0]["value"] == pytest.approx(1.0)

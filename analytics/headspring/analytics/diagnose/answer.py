@@ -12,7 +12,7 @@ from headspring.proto.ids import entity_name
 from headspring.proto.incident import CauseKind, Diagnosis, DiagnosisStatus, Evidence, Hypothesis
 
 MAX_HYPOTHESES = 5
-_CONFIRMED, _LIKELY = 0.85, 0.35
+_CONFIRMED, _LIKELY = 0.85, 0.5
 """Probabilities from which a hypothesis counts as confirmed (with two kinds of evidence) or likely."""
 _CONFIRMING = ("trace", "metric", "rule", "log")
 _MAX_EVIDENCE = 12

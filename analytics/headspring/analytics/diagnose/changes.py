@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from headspring.analytics.diagnose.case import Clue
 from headspring.proto.clock import NS_PER_S
@@ -86,6 +87,7 @@ def change_clues(
     own: Mapping[str, float],
     onset_ns: int,
     *,
+    onsets: Mapping[str, int] = MappingProxyType({}),
     tolerance_ns: int,
     mechanism: float = 1.0,
     texts: Sequence[str] = (),
@@ -96,11 +98,13 @@ def change_clues(
 
     Args:
         own: Entity → log-likelihood ratio of its other clues.
+        onset_ns: When the trouble as a whole began.
+        onsets: Entity → when it left its own normal, which is what a change of it must come before.
         tolerance_ns: A change this much after the measured onset still counts as before it.
     """
     nearest: dict[str, Change] = {}
     for change in sorted(with_commits(changes), key=lambda c: (c.time_ns, c.change_id)):
-        lag_ns = onset_ns - change.time_ns
+        lag_ns = _begin(change.entity, onset_ns, onsets) - change.time_ns
         if change.kind in _ACTIVE and -tolerance_ns <= lag_ns <= _HORIZON_S * NS_PER_S:
             held = nearest.get(change.entity)
             if held is None or len(shared_words(change, texts)) >= len(shared_words(held, texts)):
@@ -109,7 +113,7 @@ def change_clues(
     for entity, change in sorted(nearest.items()):
         if own.get(entity, 0.0) < mechanism:
             continue
-        lag_s = max(0.0, (onset_ns - change.time_ns) / NS_PER_S)
+        lag_s = max(0.0, (_begin(entity, onset_ns, onsets) - change.time_ns) / NS_PER_S)
         name = change.version or change.summary or change.change_id
         found.append(
             Clue(
@@ -127,3 +131,8 @@ def change_clues(
             )
         )
     return found
+
+
+def _begin(entity: str, onset_ns: int, onsets: Mapping[str, int]) -> int:
+    """When the trouble reached an entity: not before it began anywhere."""
+    return max(onset_ns, onsets[entity]) if entity in onsets else onset_ns

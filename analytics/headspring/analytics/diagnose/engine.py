@@ -66,7 +66,8 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     value = _walk_values(view, facts)
     walked, paths = path_clues(case.topology, value, alerted)
     clues += walked
-    clues += _order(case, found, onsets, own_evidence(clues))
+    first = _first_onsets(case, found, onsets)
+    clues += _order(case, first, own_evidence(clues))
     texts = _error_texts(case, start_ns)
     # A crash is at fault whatever the lines say; extra time or failures in its own spans outweigh mere traffic.
     crashed = any(one.kind == "rule" and one.llr > _DECISIVE for one in clues)
@@ -74,7 +75,14 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     ratio = 1.0 if seen else _traffic_ratio(view, alerted)
     outside = "" if crashed or not case.changes else outside_cause(texts, ratio)
     if not outside:
-        clues += change_clues(case.changes, own_evidence(clues), sure_ns, tolerance_ns=10 * NS_PER_S, texts=texts)
+        clues += change_clues(
+            case.changes,
+            own_evidence(clues),
+            sure_ns,
+            onsets={entity: begin for entity, (begin, _, _) in first.items()},
+            tolerance_ns=10 * NS_PER_S,
+            texts=texts,
+        )
     clues = [one for one in clues if one.entity not in case.elsewhere]
     symptoms = _symptoms(value, facts, alerted, case)
     posterior = infer(clues, symptoms, case.topology)
@@ -199,8 +207,10 @@ def _traffic_ratio(view: View, alerted: Sequence[str]) -> float:
     )
 
 
-def _order(case: Case, found: Sequence[Deviation], onsets: Mapping[int, Onset], own: Mapping[str, float]) -> list[Clue]:
-    """Entities that left normal clearly first get a little more, if something else already speaks for them."""
+def _first_onsets(
+    case: Case, found: Sequence[Deviation], onsets: Mapping[int, Onset]
+) -> dict[str, tuple[int, int, int]]:
+    """Entity → (time, uncertainty, series) of its first clear deviation of its own."""
     first: dict[str, tuple[int, int, int]] = {}
     for item in found:
         begin = onsets.get(item.series)
@@ -210,6 +220,11 @@ def _order(case: Case, found: Sequence[Deviation], onsets: Mapping[int, Onset], 
         entity = case.series[item.series].entity
         if entity not in first or key < first[entity]:
             first[entity] = key
+    return first
+
+
+def _order(case: Case, first: Mapping[str, tuple[int, int, int]], own: Mapping[str, float]) -> list[Clue]:
+    """Entities that left normal clearly first get a little more, if something else already speaks for them."""
     if len(first) < 2:
         return []
     ranked = sorted((key[0], entity) for entity, key in first.items())
