@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from headspring.analytics.correlate.causes import of_second, sure_causes
 from headspring.analytics.correlate.dynamic_xy import DynamicXY, Move
 from headspring.analytics.correlate.lifecycle import Happening
 from headspring.analytics.correlate.record import Held, Record
@@ -18,7 +19,7 @@ from headspring.proto import codec, ids
 from headspring.proto.action import ActionEvent, Feedback, RunState
 from headspring.proto.clock import NS_PER_S
 from headspring.proto.detection import Alert, AlertStatus
-from headspring.proto.incident import Incident, IncidentState
+from headspring.proto.incident import Diagnosis, Incident, IncidentState
 from headspring.proto.telemetry import Change
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Incidents:
         self._dirty: dict[str, None] = {}
         self._heard_ns = 0
         """Wall clock of the newest event time."""
+        self._causes: dict[str, str] = {}
+        """Incident id → entity that its diagnosis is sure to blame; built anew after a restart."""
 
     def alert(self, alert: Alert, now_ns: int) -> None:
         known = self._records.get(self._where.get(alert.alert_id, ""))
@@ -172,6 +175,46 @@ class Incidents:
         target.opened_ns = min(target.opened_ns, source.opened_ns)
         self._touch(target)
         return True
+
+    def diagnosed(self, diagnosis: Diagnosis, now_ns: int) -> None:
+        """Parts an incident in which two independent causes are confirmed; each goes on with its own."""
+        record = self._records.get(self._target(diagnosis.incident_id))
+        if record is None or record.state in _OVER:
+            return
+        snapshot = self._topology.snapshot(self._tenant, at_ns=now_ns)
+        causes = sure_causes(diagnosis, snapshot)
+        if not causes:
+            return
+        own = self._causes.get(record.incident_id, "")
+        # An incident keeps the cause it was known by, whichever ranks first now.
+        first = next((one for one in causes if one.entity == own), causes[0])
+        self._causes[record.incident_id] = first.entity
+        for second in causes:
+            if second is first:
+                continue
+            alerts = [held.alert for held in record.members.values()]
+            chosen = of_second(alerts, first, second, snapshot)
+            if not 0 < len(chosen) < len(record.members):
+                continue
+            other = self._open_with(second.entity)
+            if other is None:
+                name = self.split(record.incident_id, chosen, now_ns, actor="diagnosis")
+                if name:
+                    self._causes[name] = second.entity
+                continue
+            for one in chosen:
+                self._carry(one, record, other, now_ns)
+            record.ended(now_ns)
+            self._touch(record)
+            self._touch(other)
+
+    def _open_with(self, cause: str) -> Record | None:
+        """The open incident that is known by a cause."""
+        for incident_id, entity in self._causes.items():
+            record = self._records.get(self._target(incident_id))
+            if entity == cause and record is not None and record.state not in _OVER:
+                return record
+        return None
 
     def passed(self, now_ns: int) -> None:
         """Time went by: settles what is due, lets go of what is over."""
@@ -318,6 +361,7 @@ class Incidents:
 
     def _forget(self, record: Record) -> None:
         del self._records[record.incident_id]
+        self._causes.pop(record.incident_id, None)
         self._dirty.pop(record.incident_id, None)
         gone = {record.incident_id}
         self._where = {one: name for one, name in self._where.items() if name not in gone}

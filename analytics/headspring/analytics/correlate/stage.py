@@ -18,8 +18,9 @@ from headspring.proto.action import ActionEvent, Feedback
 from headspring.proto.clock import Clock
 from headspring.proto.detection import Alert
 from headspring.proto.errors import ConfigError, ContractError
+from headspring.proto.incident import Diagnosis
 from headspring.proto.telemetry import Change
-from headspring.proto.topics import ACTIONS, ALERTS, CHANGES, FEEDBACK, INCIDENTS, record_key
+from headspring.proto.topics import ACTIONS, ALERTS, CHANGES, DIAGNOSES, FEEDBACK, INCIDENTS, record_key
 from headspring.streaming.engine.port import Outgoing
 from headspring.streaming.log.port import StoredRecord
 
@@ -46,7 +47,7 @@ class CorrelateStage:
     """`Stage` "analytics.correlate"; keeps one `Incidents` per tenant."""
 
     name = "analytics.correlate"
-    inputs = (ALERTS.name, CHANGES.name, ACTIONS.name, FEEDBACK.name)
+    inputs = (ALERTS.name, CHANGES.name, ACTIONS.name, FEEDBACK.name, DIAGNOSES.name)
     tick_s = 1.0
 
     def __init__(self, *, clock: Clock, topology: TopologyGraph, config: CorrelateConfig | None = None) -> None:
@@ -89,6 +90,9 @@ class CorrelateStage:
         elif topic == FEEDBACK.name:
             for feedback in [codec.decode(Feedback, value) for value in values]:
                 self._of(feedback.tenant).feedback(feedback, now_ns)
+        elif topic == DIAGNOSES.name:
+            for diagnosis in [codec.decode(Diagnosis, value) for value in values if value]:
+                self._of(diagnosis.tenant).diagnosed(diagnosis, now_ns)
         else:
             raise ContractError(f"topic {topic!r} is none of {', '.join(self.inputs)}")
         return self._versions(now_ns)
