@@ -122,9 +122,9 @@ def errors(sight: Sight, config: DetectConfig) -> Verdict:
     def score(ratio: Floats, values: Floats) -> Floats:
         seen, expected = ratio * requests * values, base * requests * values
         evidence = _least(
-            (seen - expected) / config.error_evidence, (seen - expected) / (3.0 * np.sqrt(expected + 1.0)) + 0.0
+            (seen - expected) / config.error_evidence, (seen - expected) / (3.0 * np.sqrt(expected + 1.0))
         )
-        return _least((ratio - base) / points, np.where(known, evidence * 1.5, np.inf))
+        return _least((ratio - base) / points, np.where(known, evidence, np.inf))
 
     count = np.isfinite(sight.recent).sum(axis=1)
     in_near, in_all = failing[:, :NEAR].sum(axis=1), failing.sum(axis=1)
