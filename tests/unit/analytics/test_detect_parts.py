@@ -59,8 +59,13 @@ def test_the_table_of_states_fires_only_after_pending_and_ends_only_after_recove
             assert not (new == hold.QUIET and old == hold.FIRING)
 
 
-def series(name: str, unit: str = "1", kind: MetricKind = MetricKind.GAUGE, entity: str = "service:default/a", **labels: str
-) -> SeriesDescriptor:  # fmt: skip
+def series(
+    name: str,
+    unit: str = "1",
+    kind: MetricKind = MetricKind.GAUGE,
+    entity: str = "service:default/a",
+    **labels: str,
+) -> SeriesDescriptor:
     return SeriesDescriptor(
         series_id=7, tenant="default", name=name, unit=unit, kind=kind, entity=entity, labels=labels
     )
