@@ -68,7 +68,8 @@ INCIDENTS = Topic(
 )  # fmt: skip
 DIAGNOSES = Topic(
     name="diagnoses", key="tenant, incident", message=Diagnosis,
-    producers=("analytics.diagnose",), consumers=("action", "gateway", "analytics.correlate"), retention=timedelta(days=400), compacted=True,
+    producers=("analytics.diagnose",), consumers=("action", "gateway", "analytics.correlate"),
+    retention=timedelta(days=400), compacted=True,
 )  # fmt: skip
 ACTIONS = Topic(
     name="actions", key="tenant, run", message=ActionEvent,

@@ -24,13 +24,13 @@ def timeline(incident: Incident, diagnosis: Diagnosis | None, runs: Sequence[Vie
                 text=f"{entity_name(change.entity)}: {text}" if change.entity else text,
             )
         )  # fmt: skip
-    for run in runs:
-        for event in run.events:
-            entries.append(
-                TimelineEntry(
-                    time_ns=event.time_ns, kind="action", actor=event.actor, ref=event.event_id,
-                    text=f"{event.runbook}: {event.text or event.state.value.replace('_', ' ')}",
-                )
-            )  # fmt: skip
+    entries += [
+        TimelineEntry(
+            time_ns=event.time_ns, kind="action", actor=event.actor, ref=event.event_id,
+            text=f"{event.runbook}: {event.text or event.state.value.replace('_', ' ')}",
+        )
+        for run in runs
+        for event in run.events
+    ]  # fmt: skip
     unique = {(entry.time_ns, entry.kind, entry.text): entry for entry in entries}
     return sorted(unique.values(), key=lambda entry: entry.time_ns)
