@@ -274,7 +274,8 @@ async def test_spans_keep_parents_status_and_named_peers(served: Served) -> None
         SpanKind.SERVER, SpanStatus.ERROR, 7, "")  # fmt: skip
     assert first.attributes["service.version"] == "1.2"
     assert [span.peer for span in clients] == [
-        "database:default/pg", "cache:default/redis", "queue:default/orders", "service:default/payment", "",
+        "database:default/pg", "cache:default/redis", "queue:default/orders", "service:default/payment",
+        "service:default/payment",
     ]  # fmt: skip
     assert {span.parent_span_id for span in clients} == {"02" * 8}
 
