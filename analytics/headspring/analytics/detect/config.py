@@ -47,7 +47,7 @@ class DetectConfig:
     """Share of a limited resource that counts as full."""
     saturation_hold_s: float = 60.0
     hold_s: float = 2.0
-    """A service's anomaly must last so long before it becomes an alert; twice as long when weak."""
+    """A service's anomaly must last so long before it becomes an alert; up to six times as long when it is weak."""
     release: float = 0.7
     """A score below this is calm again."""
     recover_s: float = 15.0

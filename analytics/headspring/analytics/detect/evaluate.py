@@ -24,6 +24,10 @@ _JUDGES: dict[Policy, Callable[[Sight, DetectConfig], Verdict]] = {
     Policy.RESOURCE: judge.resource,
     Policy.SHARE: judge.saturation,
 }
+_CLEAR_STEP = 4.0
+"""A latency that scores this much is a step that nobody needs to wait for …"""
+_PATIENCE = 6.0
+"""… one that scores just above 1 must last this many times the hold."""
 _WEAK = 1.5
 """Scores below this must last twice as long."""
 _NEVER_USUAL = (JudgeKind.ERRORS, JudgeKind.SILENCE, JudgeKind.NO_DATA)
@@ -197,9 +201,14 @@ def _needs(kind: NDArray[np.uint8], score: Floats, config: DetectConfig) -> tupl
     hold_s[JudgeKind.SATURATION] = config.saturation_hold_s
     hold_s[JudgeKind.SURGE] = 5 * config.hold_s
     # Silence has its evidence in its score: it grows with time.
-    weak = (score < _WEAK) & np.isin(kind, (JudgeKind.LATENCY, JudgeKind.ERRORS))
-    need = hold_s[kind] * np.where(weak, 2.0, 1.0)
-    return (need * NS_PER_S).astype(np.int64), np.where(weak, 3, 2)
+    weak = (score < _WEAK) & (kind == JudgeKind.ERRORS)
+    longer = np.where(weak, 2.0, 1.0)
+    # A machine that is busy for a moment makes everything somewhat slow: that much must last. A real step need not.
+    slow = kind == JudgeKind.LATENCY
+    patience = np.interp(score, (1.0, _CLEAR_STEP), (_PATIENCE, 1.0))
+    longer = np.where(slow, patience, longer)
+    need = hold_s[kind] * longer
+    return (need * NS_PER_S).astype(np.int64), np.where(weak | (slow & (patience > 2.0)), 3, 2)
 
 
 def _severity(table: Table, rows: Ints, kind: NDArray[np.uint8]) -> Ints:
