@@ -14,8 +14,9 @@ from headspring.proto.detection import Alert
 from headspring.proto.ids import entity_name
 from headspring.proto.incident import CauseKind, Diagnosis, DiagnosisStatus, Hypothesis
 
-SURE = 0.9
-"""Probability from which a confirmed cause may take an incident apart."""
+SURE = 0.75
+"""Probability from which a cause, likely or confirmed, may take an incident apart beside a confirmed one."""
+_COMMITTED = (DiagnosisStatus.CONFIRMED, DiagnosisStatus.LIKELY)
 _ERRORS = (semantics.SERVICE_ERROR_RATIO, semantics.EDGE_ERROR_RATIO)
 _LATENCY = (
     semantics.SERVICE_LATENCY_MEAN, semantics.SERVICE_LATENCY_P95, semantics.SERVICE_SELF_TIME_MEAN,
@@ -29,12 +30,12 @@ _SHOWS_AS: Mapping[CauseKind, tuple[str, ...]] = {
 
 
 def sure_causes(diagnosis: Diagnosis, topology: Topology) -> tuple[Hypothesis, ...]:
-    """Confirmed causes that are independent: none lies above another on the way of calls. Best first."""
+    """Independent causes, best first: none lies above another on the way of calls. () unless one is confirmed."""
     found: list[Hypothesis] = []
-    if diagnosis.none:
+    if diagnosis.none or not any(one.status is DiagnosisStatus.CONFIRMED for one in diagnosis.hypotheses):
         return ()
     for one in diagnosis.hypotheses:
-        if one.status is not DiagnosisStatus.CONFIRMED or one.probability < SURE:
+        if one.status not in _COMMITTED or one.probability < SURE:
             continue
         if all(_apart(one.entity, other.entity, topology) for other in found):
             found.append(one)

@@ -26,7 +26,11 @@ from headspring.streaming.log.port import StoredRecord
 _LOG = logging.getLogger(__name__)
 
 _WATCHED = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
-"""States in which an incident is diagnosed; once somebody acts on it, its telemetry shows the action too."""
+"""States in which news of an incident are a reason to diagnose it; once somebody acts on it, its telemetry shows the
+action too."""
+_LIVE = (*_WATCHED, IncidentState.MITIGATING, IncidentState.SETTLING)
+"""States in which an incident's cause is at work elsewhere too, and looks that were planned still take place: an early
+action must not hide a second cause."""
 _MAX_KNOWN = 500
 """Incidents remembered, newest kept: ended ones are needed to keep their time out of the normal period."""
 
@@ -153,9 +157,9 @@ class DiagnoseStage:
             grown = any(member.alert.alert_id not in known for member in incident.members)
             grown |= watch.incident.state not in _WATCHED
         watch.incident = incident
-        if incident.state not in _WATCHED:
+        if incident.state not in _LIVE:
             watch.due_ns = []
-        elif grown:
+        elif grown and incident.state in _WATCHED:
             later = (now_ns + round(after * NS_PER_S) for after in self._config.settle_s)
             watch.due_ns = sorted({now_ns, *later})
 
@@ -168,7 +172,7 @@ class DiagnoseStage:
             Ranges(lead_ns=round(self._config.lead_s * NS_PER_S), normal_ns=round(self._config.normal_s * NS_PER_S)),
             now_ns=now_ns,
             others=[_span_of(watch.incident, now_ns) for watch in others],
-            elsewhere=frozenset(watch.cause for watch in others if watch.cause and watch.incident.state in _WATCHED),
+            elsewhere=frozenset(watch.cause for watch in others if watch.cause and watch.incident.state in _LIVE),
         )
         return diagnose(case, deadline_s=self._config.deadline_s)
 
