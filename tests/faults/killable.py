@@ -1,0 +1,86 @@
+"""`headspring up` as a process that can be killed and started again on the same folder and ports."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.servers.headspring import Headspring
+from tests.servers.process import free_port, healthy, stop
+
+START_S = 120.0
+"""The first start compiles kernels."""
+
+
+class Killable:
+    """One installation over many lives of its process."""
+
+    def __init__(self, folder: Path, *, data: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            folder: For the log, and for the data unless `data` says otherwise.
+            data: The platform's data folder.
+            settings: More settings by name, lower case.
+        """
+        self.data = data or folder / "data"
+        self._log = folder / "headspring.log"
+        key = "hsk_" + secrets.token_urlsafe(32)
+        port, otlp, grpc = free_port(), free_port(), free_port()
+        self._argv = [
+            str(Path(sys.executable).with_name("headspring")), "up", "--data", str(self.data), "--port", str(port),
+            "--otlp-port", str(otlp), "--grpc-port", str(grpc),
+        ]  # fmt: skip
+        given = {f"HEADSPRING_{name.upper()}": value for name, value in (settings or {}).items()}
+        self._env = {**os.environ, "HEADSPRING_BOOTSTRAP_KEY": key, **given}
+        self.asked = Headspring(
+            url=f"http://127.0.0.1:{port}", otlp_url=f"http://127.0.0.1:{otlp}", grpc_target=f"127.0.0.1:{grpc}",
+            api_key=key,
+        )  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Starts the process and does not wait for it."""
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env=self._env,
+            )  # fmt: skip
+
+    def await_ready(self) -> None:
+        """
+        Raises:
+            RuntimeError: the process ended, or is not ready in time; holds the end of its log.
+        """
+        deadline = time.monotonic() + START_S
+        while not healthy(f"{self.asked.url}/api/v1/ready"):
+            ended = self._process.poll() if self._process else -1
+            if ended is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"headspring is not ready (ended: {ended}); its log ends:\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+
+    def start(self) -> float:
+        """Starts the process; returns the seconds until it was ready."""
+        began = time.monotonic()
+        self.launch()
+        self.await_ready()
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """SIGKILL, at whatever it is doing."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL after a while; harmless when it is not running."""
+        if self._process is not None and self._process.poll() is None:
+            stop(self._process)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
