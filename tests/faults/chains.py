@@ -47,7 +47,7 @@ class Chain:
 
     def _call(self, scopes: dict[str, Any], depth: int, start_ns: int, trace_id: bytes, parent: bytes) -> int:
         """One service's part of a request; returns when it ended."""
-        server = self._span(scopes[self.names[depth]], "GET /work", Span.SPAN_KIND_SERVER, start_ns, trace_id, parent)
+        server = self._span(scopes[self.names[depth]], "GET /step", Span.SPAN_KIND_SERVER, start_ns, trace_id, parent)
         now_ns = start_ns + self.random.randrange(2 * _MS, 6 * _MS)
         if depth + 1 < len(self.names):
             client = self._span(

@@ -1,4 +1,4 @@
-"""An estate's operations API that keeps the promise of `Idempotency-Key`: a key that comes again has no second effect."""
+"""An estate's operations API that keeps the promise of `Idempotency-Key`: a key that comes again has no effect."""
 
 from __future__ import annotations
 
