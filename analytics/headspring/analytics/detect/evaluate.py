@@ -30,6 +30,10 @@ _PATIENCE = 6.0
 """… one that scores just above 1 must last this many times the hold."""
 _WEAK = 1.5
 """Scores below this must last twice as long."""
+_STRONG = 3.0
+"""Scores from here on are three times what counts as an anomaly in everything that the judge asks for."""
+_MANY = 20.0
+"""Requests that one value must be about to be told without a second: one slow request moves their mean by 5 %."""
 _NEVER_USUAL = (JudgeKind.ERRORS, JudgeKind.SILENCE, JudgeKind.NO_DATA)
 """What these find stays wrong however long it lasts."""
 _GONE_S = 60.0
@@ -177,8 +181,11 @@ def _step(
         old, col["since_ns"][rows], col["streak"][rows], score, times, need_ns, need_streak, config.release,
         round(config.recover_s * NS_PER_S),
     )  # fmt: skip
-    col["state"][rows], col["since_ns"][rows], col["streak"][rows] = new, since, streak
     began = (old == hold.QUIET) & (new == hold.PENDING)
+    sure = (new == hold.PENDING) & _says_enough(table, rows, kind, score, config)
+    new = np.where(sure, hold.TRANSITIONS[hold.PENDING, hold.RIPE], new)
+    old = np.where(sure, hold.PENDING, old)
+    col["state"][rows], col["since_ns"][rows], col["streak"][rows] = new, since, streak
     col["starts_ns"][rows[began]] = times[began]
     col["judge"][rows[began]] = kind[began]
     col["severity"][rows[began]] = 0
@@ -208,7 +215,22 @@ def _needs(kind: NDArray[np.uint8], score: Floats, config: DetectConfig) -> tupl
     patience = np.interp(score, (1.0, _CLEAR_STEP), (_PATIENCE, 1.0))
     longer = np.where(slow, patience, longer)
     need = hold_s[kind] * longer
+    # A level that is far off twice in a row has moved, whatever it means.
+    level = np.isin(kind, (JudgeKind.LEVEL_UP, JudgeKind.LEVEL_DOWN))
+    need = np.where(level & (score >= _STRONG), np.minimum(need, config.hold_s), need)
     return (need * NS_PER_S).astype(np.int64), np.where(weak | (slow & (patience > 2.0)), 3, 2)
+
+
+def _says_enough(
+    table: Table, rows: Ints, kind: NDArray[np.uint8], score: Floats, config: DetectConfig
+) -> NDArray[np.bool_]:
+    """Where one value is as much as others say with two: about many requests, over twice the hold, and far off."""
+    col = table.col
+    link, interval_s = col["link"][rows], col["interval_s"][rows]
+    rate = np.where((link >= 0) & (col["count"][link] > 0), np.nan_to_num(col["recent"][link, 0]), 0.0)
+    about_requests = np.isin(kind, (JudgeKind.LATENCY, JudgeKind.ERRORS))
+    enough = (interval_s >= 2 * config.hold_s) & (rate * interval_s >= _MANY)
+    return np.asarray(about_requests & enough & (score >= _STRONG))
 
 
 def _severity(table: Table, rows: Ints, kind: NDArray[np.uint8]) -> Ints:

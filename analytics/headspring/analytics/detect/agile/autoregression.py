@@ -21,12 +21,15 @@ _RIDGE = 1e-2
 """On the diagonal, relative to it: keeps constant and collinear pasts solvable."""
 _FORGET = 0.9998
 """Per sample: the fit remembers about five thousand samples."""
-_SCALE_RATE = 0.005
+_SCALE_RATE = 0.0003
+"""Per sample, for residual scale and spread: what is normal changes over days, not within an incident."""
+_CLIP = 12.0
+"""Scales at which a residual counts towards the scale at most."""
 _MASK = 6.0
 """Residuals beyond so many scales are not learned from …"""
 _ADOPT = 720
 """… unless this many came in a row: then the series has changed for good."""
-_FLOOR = 0.03
+_FLOOR = 0.1
 """Least residual scale, as a share of the series' own spread: a nearly exact fit must not make trifles anomalous."""
 _CAP = 30.0
 _SMOOTH = 10
@@ -112,6 +115,7 @@ def deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
             size = abs(residual)
             strength = 0.0
             if fitted:
+                rate = max(_SCALE_RATE, 1.0 / (filled + 50))
                 floor = max(scale, _FLOOR * math.sqrt(spread2))
                 strength = min(_CAP, size / floor) if floor > 0.0 else (0.0 if size == 0.0 else _CAP)
                 recent[filled % _SMOOTH] = strength
@@ -121,6 +125,10 @@ def deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
                 for k in range(count):
                     total += recent[k]
                 out[t] = total / count
+                # The root mean square follows bursts that belong to the series; the clip keeps one outlier from
+                # moving it much, and trouble that stays is what is normal after a while.
+                held = min(size, _CLIP * scale) if scale > 0.0 else size
+                scale = math.sqrt(scale * scale + rate * (held * held - scale * scale))
             learn = not fitted or strength < _MASK or strange >= _ADOPT
             strange = 0 if strength < _MASK else strange + 1
             if learn:
@@ -129,10 +137,6 @@ def deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
                     if seen > _WARM
                     else (target * target - spread2) / (seen - ORDER + 1)
                 )
-                if fitted:
-                    # 1.25 · mean absolute value estimates a normal deviation; the clip keeps outliers out of it.
-                    held = min(1.25 * size, 4.0 * scale) if scale > 0.0 else 1.25 * size
-                    scale += _SCALE_RATE * (held - scale)
                 for i in range(ORDER):
                     a = past[i] - mean_past
                     moment[i] = _FORGET * moment[i] + a * target
