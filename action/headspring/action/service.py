@@ -64,6 +64,7 @@ class ActionService:
         executors: Sequence[Executor],
         notifiers: Sequence[Notifier],
         settings: Mapping[str, str],
+        runbooks: Path | None = None,
         emit: Emit,
         expires_s: float = 3600.0,
         page_url: str = "",
@@ -71,8 +72,12 @@ class ActionService:
         """
         Args:
             settings: What runbooks may read as `settings.NAME`.
+            runbooks: Folder of the owner's runbooks, which add to the packaged ones and win by name.
             expires_s: Longest time an approval request stays open; a runbook may ask for less.
             page_url: Base address of incident pages, for notifications.
+
+        Raises:
+            ConfigError: a runbook of the folder cannot be used; says which, where and why.
         """
         self._clock = clock
         self._topology = topology
@@ -82,7 +87,7 @@ class ActionService:
         self._expires_s = expires_s
         self._page_url = page_url
         self._executors = {executor.name: executor for executor in executors}
-        self._runbooks = load_library()
+        self._runbooks = load_library(runbooks)
         self._store = RunStore(database_url)
         self._audit = AuditLog(state_dir / "audit.db", state_dir / "audit.key", state_dir / "audit.head")
         self._dispatcher = Dispatcher(notifiers, state_dir / "notify.db")

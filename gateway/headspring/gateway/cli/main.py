@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from headspring.gateway.cli import remote
+from headspring.gateway.cli.flags import SECRETS, with_settings
 from headspring.gateway.cli.output import Format, show
 
 app = typer.Typer(
@@ -34,40 +35,24 @@ def version(output: Output = Format.TABLE) -> None:
 
 
 @app.command(epilog="Example: headspring config --file headspring.toml -o json")
-def config(
-    file: Annotated[Path | None, typer.Option(help="settings file, TOML")] = None,
-    output: Output = Format.TABLE,
-) -> None:
+@with_settings
+def config(*, flags: dict[str, Any], file: Path | None, output: Output = Format.TABLE) -> None:
     """Every setting with its value and where the value came from: flag, environment, file or default."""
     from headspring.gateway.runtime.config import resolve
 
     rows = [
         {"setting": name, "value": found.shown, "source": found.source, "meaning": found.setting.help}
-        for name, found in resolve(file=file).resolved.items()
+        for name, found in resolve(flags, file=file).resolved.items()
     ]
     show(rows, output)
 
 
-@app.command(epilog="Example: headspring up --data ./data --port 8420")
-def up(
-    data: Annotated[Path | None, typer.Option(help="folder for everything Headspring writes")] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
-    port: Annotated[int | None, typer.Option(help="port of the API and the web UI")] = None,
-    otlp_port: Annotated[int | None, typer.Option(help="port of OTLP over HTTP")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="port of OTLP over gRPC")] = None,
-    ops_url: Annotated[str | None, typer.Option(help="operations API that runbooks call")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="settings file, TOML; `headspring config` lists all settings")
-    ] = None,
-) -> None:
+@app.command(epilog=f"Example: headspring up --data ./data --port 8420\n\nBy environment or file only: {SECRETS}")
+@with_settings
+def up(*, flags: dict[str, Any], file: Path | None) -> None:
     """Runs the platform in this terminal, without servers, until Ctrl-C."""
     from headspring.gateway.runtime.config import resolve
 
-    flags = {
-        "data": data, "host": host, "port": port, "otlp_port": otlp_port, "grpc_port": grpc_port, "ops_url": ops_url,
-        "log_level": log_level,
-    }  # fmt: skip
     settings = resolve(flags, file=file)
     from headspring.gateway.runtime.data import prepare
 

@@ -54,11 +54,24 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="host_metrics", type=bool, default=True, help="watch the machine Headspring runs on"),
     Setting(name="ops_url", type=str, default="",
             help="base address of the operations API that runbooks call; empty: runbooks that need it are not offered"),
+    Setting(name="runbooks", type=str, default="",
+            help="folder of your own runbooks (*.yaml): added to the packaged ones, and of equal names yours is taken"),
+    Setting(name="runbook_settings", type=str, default="",
+            help="what runbooks read as settings.NAME, as NAME=VALUE separated by spaces, e.g. scale_out_replicas=4"),
+    Setting(name="programs", type=str, default="",
+            help="full paths, separated by spaces, of the only local programs that runbooks may run"),
     Setting(name="notify", type=str, default="",
             help="Apprise addresses to notify, separated by spaces", secret=True),
     Setting(name="public_url", type=str, default="", help="address that people reach the UI at, for links"),
-    Setting(name="retention_h", type=float, default=48.0, help="how long metric history is kept, hours",
+    Setting(name="retention_h", type=float, default=360.0, help="how long metric history is kept, hours",
             minimum=1, maximum=24 * 400),
+    Setting(name="log_retention_h", type=float, default=168.0, help="how long log records are kept, hours",
+            minimum=1, maximum=24 * 400),
+    Setting(name="traces_url", type=str, default="",
+            help="OTLP/HTTP address that takes Headspring's own traces, e.g. http://collector:4318/v1/traces; "
+            "empty: none are made"),
+    Setting(name="traces_share", type=float, default=0.05, help="share of its own traces that is sent, 0 to 1",
+            minimum=0, maximum=1),
     Setting(name="bootstrap_key", type=str, default="",
             help="first admin API key, for automation; made at random when empty", secret=True),
     Setting(name="log_level", type=str, default="warning", help="debug, info, warning or error"),
@@ -127,6 +140,24 @@ def resolve(
             raw, source = setting.default, "default"
         resolved[setting.name] = Resolved(setting=setting, value=_convert(setting, raw, source), source=source)
     return Settings(resolved)
+
+
+def runbook_settings(settings: Settings) -> dict[str, str]:
+    """What runbooks may read as `settings.NAME`.
+
+    Raises:
+        ConfigError: a word of the setting is not NAME=VALUE.
+    """
+    found = {"ops_url": settings.ops_url} if settings.ops_url else {}
+    for word in settings.runbook_settings.split():
+        name, equals, value = word.partition("=")
+        if not (name.isidentifier() and equals and value):
+            raise ConfigError(
+                f"setting runbook_settings (from {settings.resolved['runbook_settings'].source}): {word!r} is not "
+                "NAME=VALUE, e.g. scale_out_replicas=4"
+            )
+        found[name] = value
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from headspring.analytics.diagnose.stage import DiagnoseStage
 from headspring.gateway.auth.keys import KeyStore
 from headspring.gateway.auth.requests import Authenticator
 from headspring.gateway.events import Events, EventStage
-from headspring.gateway.runtime.config import Settings
+from headspring.gateway.runtime.config import Settings, runbook_settings
 from headspring.gateway.runtime.data import prepare
 from headspring.gateway.runtime.validation import MetricValidator
 from headspring.gateway.services import Services
@@ -117,18 +118,20 @@ async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
         topology=topology,
         documents=documents,
         validator=MetricValidator(series=series, documents=documents, clock=clock),
-        executors=[HttpExecutor(ops_url=settings.ops_url), ProcessExecutor()],
+        executors=[HttpExecutor(ops_url=settings.ops_url), ProcessExecutor(allow=settings.programs.split())],
         notifiers=[ConsoleNotifier(), *([AppriseNotifier(settings.notify.split())] if settings.notify else [])],
-        settings={"ops_url": settings.ops_url} if settings.ops_url else {},
+        settings=runbook_settings(settings),
+        runbooks=Path(settings.runbooks) if settings.runbooks else None,
         emit=emit,
         expires_s=settings.approval_expires_s,
+        page_url=settings.public_url,
     )
     await asyncio.to_thread(actions.start)
 
     events = Events()
     engine = LocalEngine(log, clock=clock)
     for stage in (
-        SeriesWriter(series),
+        SeriesWriter(series, retention=timedelta(hours=settings.retention_h)),
         TraceWriter(traces),
         TopologyStage(topology),
         SpanMetricsStage(clock=clock),
@@ -142,7 +145,7 @@ async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
         CorrelateStage(clock=clock, topology=topology, config=CorrelateConfig(settle_s=settings.settle_s)),
         DiagnoseStage(clock=clock, topology=topology, series=series, traces=traces, documents=documents),
         ActStage(actions, clock),
-        DocumentWriter(documents),
+        DocumentWriter(documents, log_retention=timedelta(hours=settings.log_retention_h)),
         LabelStage(labels),
         EventStage(events),
     ):
