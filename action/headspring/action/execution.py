@@ -10,9 +10,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from opentelemetry.trace import SpanKind
+
 from headspring.action.execute.port import Executor
 from headspring.action.store import RunStore
 from headspring.action.views import RunView, StepResult, Validation, Validator
+from headspring.proto import tracing
 from headspring.proto.action import Plan, PlannedStep, RunState
 from headspring.proto.clock import Clock
 from headspring.proto.errors import ActionError, NotFound, PlatformError, Unavailable
@@ -91,7 +94,9 @@ class Execution:
             earlier = self._earlier(run_id, step)
             if earlier is not None:
                 return earlier.output if earlier.state == "failed" else ""
-            output = executor.run(step, idempotency_key=f"{run_id}/{step.step_id}")
+            with tracing.tracer.start_as_current_span(f"step {step.executor}", kind=SpanKind.CLIENT) as span:
+                span.set_attributes({"headspring.run": run_id, "headspring.step": step.step_id})
+                output = executor.run(step, idempotency_key=f"{run_id}/{step.step_id}")
         except (Frozen, Unknown) as error:
             self._end(run, RunState.ESCALATED, str(error), step_id=step.step_id)
             return str(error)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpcore2  # what httpx2 stands on; its network backend is where a socket is opened
 
 from headspring.action.execute.port import printable
+from headspring.proto import tracing
 from headspring.proto.action import PlannedStep
 from headspring.proto.errors import ConfigError, ExecutionFailed, Rejected
 
@@ -101,6 +102,7 @@ class HttpExecutor:
             raise Rejected(f"method {method!r} is not one of {', '.join(sorted(_METHODS))}")
         bare = f"[{address.host.decode()}]" if b":" in address.host else address.host.decode()
         headers = [("Host", f"{bare}:{address.port}"), ("Accept", "application/json"), ("User-Agent", "headspring")]
+        headers += tracing.carrier().items()
         if key:
             headers.append(("Idempotency-Key", key))
         content = body.encode()

@@ -63,33 +63,61 @@ def parse(text: str, file: str) -> Runbook:
     return runbook
 
 
+def lint_files(paths: Sequence[Path]) -> list[Problem]:
+    """Everything that is wrong with files and the files of folders, in their order.
+
+    Raises:
+        ConfigError: a path does not exist, or a folder holds too many files.
+    """
+    problems: list[Problem] = []
+    for path in paths:
+        names: dict[str, Path] = {}
+        for file in _files(path) if path.is_dir() else [path]:
+            text, found = _text(file)
+            runbook, problems_of_file = (None, found) if text is None else _read(text, str(file))
+            problems += problems_of_file
+            if runbook is not None and runbook.name in names:
+                message = f"the name {runbook.name!r} is taken by {names[runbook.name]}"
+                problems.append(Problem(file=str(file), line=1, column=1, message=message))
+            elif runbook is not None:
+                names[runbook.name] = file
+    return problems
+
+
 def load_library(folder: Path | None = None) -> dict[str, Runbook]:
     """The runbooks that come with the platform, by name, and those of `folder`, which win over ours.
 
     Raises:
         ConfigError: a file is no runbook, two files of the folder have the same name, or the folder is missing.
     """
-    found = dict(_packaged())
     if folder is None:
-        return found
+        return dict(_packaged())
     if not folder.is_dir():
         raise ConfigError(f"the runbook folder {folder} does not exist")
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
-    if len(paths) > MAX_FILES:
-        raise ConfigError(f"{folder} holds {len(paths)} runbooks, at most {MAX_FILES} are read")
-    own: dict[str, str] = {}
-    for path in paths:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} has {path.stat().st_size} bytes, a runbook has at most {MAX_BYTES}")
-        try:
-            runbook = parse(path.read_text("utf-8"), str(path))
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8: {error}") from error
-        if runbook.name in own:
-            raise ConfigError(f"{path}: the name {runbook.name!r} is taken by {own[runbook.name]}")
-        own[runbook.name] = str(path)
-        found[runbook.name] = runbook
-    return found
+    problems = lint_files([folder])
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)))
+    own = [parse(file.read_text("utf-8"), str(file)) for file in _files(folder)]
+    return {**_packaged(), **{runbook.name: runbook for runbook in own}}
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
+    if len(files) > MAX_FILES:
+        raise ConfigError(f"{folder} holds {len(files)} runbooks, at most {MAX_FILES} are read")
+    return files
+
+
+def _text(file: Path) -> tuple[str | None, list[Problem]]:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            message = f"the file has {file.stat().st_size} bytes, a runbook has at most {MAX_BYTES}"
+            return None, [Problem(file=str(file), line=1, column=1, message=message)]
+        return file.read_text("utf-8"), []
+    except UnicodeDecodeError as error:
+        return None, [Problem(file=str(file), line=1, column=1, message=f"the file is not UTF-8: {error}")]
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from fastapi.responses import PlainTextResponse, RedirectResponse
 
 from headspring.gateway.api import problem
 from headspring.gateway.api.routes import config, incidents, keys, metrics, runs, stream, topology
+from headspring.gateway.api.traced import traced
 from headspring.gateway.metrics import exposition
 from headspring.gateway.services import Services
 from headspring.gateway.ui.routes import mount
@@ -87,7 +88,7 @@ def gateway_app(services: Services) -> Application:
 
         await api(scope, _capped(receive), with_headers)
 
-    return app
+    return traced(app)
 
 
 def _capped(receive: Receive) -> Receive:

@@ -21,8 +21,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """
     given = [setting for setting in SETTINGS if not setting.secret]
 
-    def run(*, file: Path | None = None, **flags: Any) -> None:
-        command(flags=flags, file=file)
+    def run(*, file: Path | None = None, **options: Any) -> None:
+        flags = {setting.name: options.pop(setting.name, None) for setting in given}
+        command(flags=flags, file=file, **options)
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [

@@ -168,6 +168,18 @@ def api_keys(
         show([{"name": key.name, "role": key.role.value, "tenant": key.tenant} for key in keys.list()], output)
 
 
+@app.command(epilog="Example: headspring lint runbooks/ restart-ours.yaml")
+def lint(paths: Annotated[list[Path], typer.Argument(help="runbooks, or folders of them")]) -> None:
+    """Checks runbooks: every problem as file:line:column, and exit code 1 if there is one."""
+    from headspring.action.runbooks.load import lint_files
+
+    problems = lint_files(paths)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise typer.Exit(1)
+
+
 app.command(epilog="Example: headspring incidents --state open -o json")(remote.incidents)
 app.command(epilog="Example: headspring incident inc-0192f3")(remote.incident)
 app.command(epilog="Example: headspring approve run-0192f3 --comment 'seen'")(remote.approve)

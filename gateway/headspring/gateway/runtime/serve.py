@@ -13,7 +13,8 @@ from typing import Any
 import uvicorn
 
 from headspring.gateway.api.app import gateway_app
-from headspring.gateway.runtime import embedded
+from headspring.gateway.api.traced import traced
+from headspring.gateway.runtime import embedded, tracing
 from headspring.gateway.runtime.config import Settings
 from headspring.gateway.runtime.embedded import Embedded
 from headspring.ingestion.receive import otlp_grpc
@@ -48,18 +49,23 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> None:
 
 async def _run(settings: Settings, say: Callable[[str], None]) -> None:
     say("starting; the first start compiles kernels and takes some seconds longer")
-    platform = await embedded.start(settings)
+    traces = tracing.install(settings)
     try:
-        await _serve(platform, settings, say)
+        platform = await embedded.start(settings)
+        try:
+            await _serve(platform, settings, say)
+        finally:
+            await platform.close()
     finally:
-        await platform.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
 
 async def _serve(platform: Embedded, settings: Settings, say: Callable[[str], None]) -> None:
     services = platform.services
     authenticate = services.authenticator.tenant_for_intake
     gateway = _server(gateway_app(services), settings.host, settings.port)
-    otlp = _server(intake_app(services.intake, authenticate=authenticate), settings.host, settings.otlp_port)
+    otlp = _server(traced(intake_app(services.intake, authenticate=authenticate)), settings.host, settings.otlp_port)
     gateway_socket = _bind(gateway, "port")
     otlp_socket = _bind(otlp, "otlp_port")
     grpc = await otlp_grpc.start(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from headspring.proto import codec
+from headspring.proto import codec, tracing
 from headspring.proto.action import DeadLetter
 from headspring.proto.clock import Clock
 from headspring.proto.errors import ContractError, PlatformError, Unavailable
@@ -217,6 +217,21 @@ class StageRunner:
 
     async def _batch(self, session: _Session, topic: str, records: Sequence[StoredRecord]) -> None:
         self._at = (topic, records[0].offset, records[-1].offset)
+        with tracing.batch(f"process {topic}", (stored.record.headers for stored in records)) as span:
+            if span.is_recording():
+                span.set_attributes(
+                    {"headspring.stage": self._stage.name, "messaging.destination.name": topic,
+                     "messaging.batch.message_count": len(records)}
+                )  # fmt: skip
+            await self._append(await self._process(topic, records))
+        self._counts.records_in += len(records)
+        session.positions[topic] = dict(session.consumers[topic].positions())
+        session.changed = True
+        await self._commit(session)
+        self._at = None
+        self._failures, self._failed_at = 0, None
+
+    async def _process(self, topic: str, records: Sequence[StoredRecord]) -> list[Outgoing]:
         start = self._clock.monotonic_s()
         suspect = self._suspects.get(topic)
         if suspect is not None and records[0].offset <= suspect[1]:
@@ -228,13 +243,7 @@ class StageRunner:
             except Exception as error:
                 raise _Failed from error
         self._counts.last_batch_s = self._clock.monotonic_s() - start
-        await self._append(out)
-        self._counts.records_in += len(records)
-        session.positions[topic] = dict(session.consumers[topic].positions())
-        session.changed = True
-        await self._commit(session)
-        self._at = None
-        self._failures, self._failed_at = 0, None
+        return out
 
     async def _tick(self, session: _Session) -> None:
         try:

@@ -25,9 +25,10 @@ import struct
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from headspring.proto import tracing
 from headspring.proto.clock import Clock
 from headspring.proto.errors import BackendError, ConfigError, Rejected, Unavailable
 from headspring.proto.topics import BY_NAME
@@ -177,6 +178,9 @@ class SegmentLog:
             Unavailable: closed, or too much is waiting for the disk.
         """
         self._check_name(topic)
+        context = tracing.carrier()
+        if context:
+            records = [replace(record, headers={**context, **record.headers}) for record in records]
         size = 0
         for record in records:
             need = record_bytes(record)
