@@ -9,22 +9,28 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+SETTLE_S = 1.0
+"""An answer that its caller got this long before it was killed is taken as written down by the caller."""
+
 
 class Operations:
-    """Counts requests and effects by key. GET shows a service; POST does something to it, and takes a while."""
+    """Counts requests and effects. GET shows a service; POST does something to it, and takes a while."""
 
-    def __init__(self, *, delay_s: float, effect: Callable[[str], None]) -> None:
+    def __init__(self, *, delay_s: float, restarted: Callable[[str], None]) -> None:
         """
         Args:
             delay_s: How long a POST takes.
-            effect: What a restart does; called with the service's name, once for each key.
+            restarted: What a restart does; called with the service's name, once for each key.
         """
         self.requests: Counter[str] = Counter()
         """POSTs by key, repetitions included."""
-        self.effects: Counter[str] = Counter()
-        """What was done, by key."""
+        self.interruptions: Counter[str] = Counter()
+        """By key, how often its caller was killed before it can be held to have the answer."""
+        self.effects: Counter[tuple[str, str]] = Counter()
+        """How often something was done, by path and body: the same thing under two keys counts twice."""
         self.open: set[str] = set()
         """Keys whose answer is on its way."""
+        self._answered_s: dict[str, float] = {}
         self._lock = threading.Lock()
         operations = self
 
@@ -33,18 +39,20 @@ class Operations:
                 self._answer({"state": "running"})
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
                 key = self.headers.get("Idempotency-Key", "")
                 with operations._lock:
+                    first = not operations.requests[key]
                     operations.requests[key] += 1
                     operations.open.add(key)
-                    first = not operations.effects[key]
-                    operations.effects[key] += first
-                if first:
-                    effect(self.path.split("/")[2])
+                    operations.effects[self.path, body] += first
+                if first and self.path.endswith("/restart"):
+                    restarted(self.path.split("/")[2])
                 time.sleep(delay_s)
                 self._answer({"done": self.path})
-                operations.open.discard(key)
+                with operations._lock:
+                    operations.open.discard(key)
+                    operations._answered_s[key] = time.monotonic()
 
             def _answer(self, body: dict[str, str]) -> None:
                 data = json.dumps(body).encode()
@@ -65,6 +73,14 @@ class Operations:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def killed(self) -> bool:
+        """Notes that the caller has just been killed; whether it was waiting for an answer."""
+        time.sleep(0.2)  # a request that it sent with its last breath is on its way
+        with self._lock:
+            recent = [key for key, at_s in self._answered_s.items() if time.monotonic() - at_s < SETTLE_S + 0.2]
+            self.interruptions.update(self.open | set(recent))
+            return bool(self.open)
 
     def close(self) -> None:
         self._server.shutdown()
