@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import http.client
 import multiprocessing
-import random
 import statistics
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import cramjam
+import numpy as np
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from headspring.ingestion.wire.prompb import WriteRequest
@@ -97,15 +97,15 @@ def _remote_write(estate: int) -> tuple[WriteRequest, list[Any]]:
 
 def body(way: str, estate: int, time_ms: int) -> bytes:
     """A request with one sample of each series of an estate, as it goes over the network."""
-    values = random.Random(f"{estate} {time_ms}")  # the same samples whichever way they are sent
+    values = np.random.default_rng((estate, time_ms)).normal(100.0, 5.0, SERIES).round(2).tolist()
     if way == "remote write":
         request, samples = _remote_write(estate)
-        for sample in samples:
-            sample.timestamp, sample.value = time_ms, round(values.gauss(100.0, 5.0), 2)
+        for sample, value in zip(samples, values, strict=True):
+            sample.timestamp, sample.value = time_ms, value
         return bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
     export, points = _otlp(estate)
-    for point in points:
-        point.time_unix_nano, point.as_double = time_ms * 1_000_000, round(values.gauss(100.0, 5.0), 2)
+    for point, value in zip(points, values, strict=True):
+        point.time_unix_nano, point.as_double = time_ms * 1_000_000, value
     data: bytes = export.SerializeToString()
     return gzip.compress(data, _GZIP_LEVEL) if way == "otlp gzip" else data
 
