@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headspring.analytics.diagnose.case import Clue, LogTable
 from headspring.analytics.diagnose.logs import level, template
@@ -31,8 +32,10 @@ _PASSED_ON = 0.35
 
 _Unit = tuple[str, str]
 _Counts = dict[_Unit, tuple[int, int, Counter[str]]]
-"""Requests, those of them with any log line, and in how many each event occurs."""
+"""Requests, those of them while lines were collected, and in how many each event occurs."""
 _CALL = "call "
+_SILENCE_NS = 30 * 10**9
+"""An entity that logs per request and yet wrote nothing for so long before or after one may not have been collected."""
 
 
 def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clue]:
@@ -41,12 +44,12 @@ def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clu
     then, now = _counts(old, logs, alarming), _counts(new, logs, alarming)
     best: dict[str, tuple[float, str]] = {}
     for unit in sorted(then.keys() & now.keys()):
-        (all_then, logged_then, before), (all_now, logged_now, after) = then[unit], now[unit]
+        (all_then, covered_then, before), (all_now, covered_now, after) = then[unit], now[unit]
         for event in sorted(before.keys() | after.keys()):
             # Lines that were not collected are no lines that were not written: an ordinary line is compared among
-            # requests that have any. An error line may well be the first that a request ever had.
+            # requests while the entity's lines were collected. An error line may well be the first there ever was.
             among_all = event.startswith(_CALL) or event in alarming
-            n, m = (all_then, all_now) if among_all else (logged_then, logged_now)
+            n, m = (all_then, all_now) if among_all else (covered_then, covered_now)
             if n < _MIN_REQUESTS or m < _MIN_REQUESTS:
                 continue
             p, q = before[event] / n, after[event] / m
@@ -85,19 +88,41 @@ def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clu
     ]
 
 
+def _collected(forest: Forest, logs: LogTable | None) -> NDArray[np.bool_]:
+    """For each span: its entity's lines were collected meanwhile, as lines of it shortly before and after tell."""
+    table = forest.table
+    covered = np.zeros(len(table), dtype=np.bool_)
+    if logs is None:
+        return covered
+    for entity in sorted(set(logs.entity.tolist())):
+        times = logs.time_ns[logs.entity == entity]
+        rows = np.flatnonzero(table.entity == entity)
+        start = table.start_ns[rows]
+        end = start + table.duration_ns[rows]
+        before = np.searchsorted(times, start, side="right") - 1
+        after = np.searchsorted(times, end)
+        inside = (before >= 0) & (after < times.size)
+        before, after = np.maximum(before, 0), np.minimum(after, times.size - 1)
+        covered[rows] = inside & (start - times[before] <= _SILENCE_NS) & (times[after] - end <= _SILENCE_NS)
+    return covered
+
+
 def _counts(forest: Forest, logs: LogTable | None, alarming: set[str]) -> _Counts:
     """(entity, operation) → requests, and in how many of them each event occurs."""
     table = forest.table
     requests: Counter[_Unit] = Counter()
+    covered: Counter[_Unit] = Counter()
+    collected = _collected(forest, logs)
     seen: set[tuple[int, str]] = set()
     for row in np.flatnonzero(forest.entry):
-        requests[(str(table.entity[row]), str(table.operation[row]))] += 1
+        unit = (str(table.entity[row]), str(table.operation[row]))
+        requests[unit] += 1
+        covered[unit] += int(collected[row])
     entry = forest.entry
     for row in np.flatnonzero(forest.outward):
         top = int(forest.serving[row])
         if entry[top]:
             seen.add((top, f"{_CALL}{table.operation[row]}"))
-    logged: set[int] = set()
     if logs is not None and logs.span_id is not None and logs.trace_id is not None:
         rows = {key: row for row, key in enumerate(zip(table.trace_id, table.span_id, strict=True))}
         masked: dict[str, str] = {}
@@ -111,15 +136,15 @@ def _counts(forest: Forest, logs: LogTable | None, alarming: set[str]) -> _Count
             body = str(logs.body[line])
             if body not in masked:
                 masked[body] = template(body)
-            seen.add((top, masked[body]))
-            logged.add(top)
-            if level(int(logs.severity[line]), body) == "error":
+            error = level(int(logs.severity[line]), body) == "error"
+            if error:
                 alarming.add(masked[body])
+            if error or collected[top]:
+                seen.add((top, masked[body]))
     events: dict[_Unit, Counter[str]] = defaultdict(Counter)
     for top, event in seen:
         events[(str(table.entity[top]), str(table.operation[top]))][event] += 1
-    with_lines = Counter((str(table.entity[top]), str(table.operation[top])) for top in logged)
-    return {unit: (count, with_lines[unit], events[unit]) for unit, count in requests.items()}
+    return {unit: (count, covered[unit], events[unit]) for unit, count in requests.items()}
 
 
 def _calls(forest: Forest) -> set[tuple[str, str]]:
