@@ -32,14 +32,12 @@ def metric_batches(
     """Batches of one shard each, in arrival order within a shard; a new series' descriptor travels with
     the first batch that has its samples."""
     pending = dict(new)
-    shard_of = (columns.series_id % np.uint64(shards)).astype(np.int64)
-    for shard in range(shards) if shards > 1 else (0,):
-        rows = np.flatnonzero(shard_of == shard)
+    shard_of = (columns.series_id % np.uint64(shards)).astype(np.int64) if shards > 1 else None
+    for shard in range(shards):
+        rows = np.arange(len(columns)) if shard_of is None else np.flatnonzero(shard_of == shard)
         for part in _parts(columns, rows, pending, max_bytes):
             ids = columns.series_id[part]
-            first_seen = tuple(
-                pending.pop(series_id) for series_id in dict.fromkeys(ids.tolist()) if series_id in pending
-            )
+            first_seen = _taken(pending, ids) if pending else ()
             yield MetricBatch(
                 tenant=tenant,
                 shard=shard,
@@ -50,6 +48,11 @@ def metric_batches(
                 kind=columns.kind[part],
                 new_series=first_seen,
             )
+
+
+def _taken(pending: dict[int, SeriesDescriptor], ids: NDArray[np.uint64]) -> tuple[SeriesDescriptor, ...]:
+    """Descriptors of `ids`, in their order; they are pending no longer."""
+    return tuple(pending.pop(series_id) for series_id in dict.fromkeys(ids.tolist()) if series_id in pending)
 
 
 def _parts(

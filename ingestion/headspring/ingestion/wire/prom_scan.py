@@ -38,17 +38,19 @@ def scan_remote_write(buffer: Any, size: int, out: Output) -> int:
     return OK
 
 
-@compiled
+@inlined
 def _series(buffer: Any, start: int, stop: int, out: Output) -> int:
-    raw, position = np.uint64(_SEED), start
+    raw, position, samples = np.uint64(_SEED), start, stop
     while position < stop:
         tag, field_start, field_stop = field(buffer, position, stop)
         if field_stop < 0 or tag == 34:
             return NOT_TAKEN
-        position = field_stop
+        before, position = position, field_stop
         if tag == 10:
             raw = hash_range(buffer, field_start, field_stop, raw, out.keys)
-    position = start
+        elif tag == 18 and samples == stop:
+            samples = before
+    position = samples  # by now all is checked, and labels usually come first
     while position < stop:
         tag, field_start, field_stop = field(buffer, position, stop)
         position = field_stop
