@@ -46,9 +46,12 @@ def keep(ring: Floats, order: Floats, at: Counters, row: int, sample: float) -> 
         ring[:half] = left
         left.sort()
         order[:half] = left
+        # This row is half a new spacing after the last sample that stayed: the next whole one has its turn.
+        at[_NEXT] = row + at[_SPACING]
         at[_SPACING] *= 2
         at[_HEAD] = 0
-        fill = half
+        at[_FILL] = half
+        return
     if fill == SIZE:
         oldest = ring[at[_HEAD]]
         ring[at[_HEAD]] = sample
