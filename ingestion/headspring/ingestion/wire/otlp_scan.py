@@ -40,7 +40,8 @@ GAUGE_TAG, SUM_TAG, HISTOGRAM_TAG, EXPONENTIAL_TAG, SUMMARY_TAG = 42, 58, 74, 82
 
 _GAUGE, _COUNTER, _DELTA, _UPDOWN = 1, 2, 3, 4  # METRIC_KIND_CODE
 _NAN_BITS = 0x7FF8000000000000
-_ABSENT, _DOUBLE, _INTEGER, _GAP = 0, 1, 2, 3
+_ABSENT, _DOUBLE, _INTEGER, _GAP, _NONE, _MALFORMED = 0, 1, 2, 3, 4, 5
+"""What a data point's value is: not there, bits of a double, an integer, not recorded; no such row; not readable."""
 _SPREAD = 0x9E3779B97F4A7C15
 """2^64 / golden ratio: makes small numbers differ in all bits."""
 
@@ -135,22 +136,48 @@ def _metric(buffer: Any, start: int, stop: int, seed: Any, out: Output) -> int:
     metric, first = out.state[METRICS], out.state[ROWS]
     if metric >= out.metrics.shape[0]:
         return NOT_TAKEN
-    position = data_start
+    # Taken out once, and kept out of `_point`: compiled code counts references to arrays wherever it hands them on.
+    times, bits, values, raws, variants = out.times, out.bits, out.values, out.raws, out.variants
+    kinds, row_metric, row_start, row_stop = out.kinds, out.row_metric, out.row_start, out.row_stop
+    number = data_tag in (GAUGE_TAG, SUM_TAG)
+    row, wrong_time, wrong_value, position = first, 0, 0, data_start
     while position < data_stop:
         tag, point_start, point_stop = field(buffer, position, data_stop)
         position = point_stop
-        if tag == 10:
-            before = out.state[ROWS]
-            if before + 2 > out.times.shape[0]:
-                return NOT_TAKEN
-            if _point(buffer, point_start, point_stop, data_tag, seed, out) != OK:
-                return NOT_TAKEN
-            for row in range(before, out.state[ROWS]):
-                out.kinds[row] = kind
-                out.row_metric[row] = metric
-                out.row_start[row] = point_start
-                out.row_stop[row] = point_stop
-    if out.state[ROWS] > first:
+        if tag != 10:
+            continue
+        if row + 2 > times.shape[0]:
+            return NOT_TAKEN
+        time, word, form, sum_word, sum_form, raw = _point(buffer, point_start, point_stop, data_tag, seed, out.keys)
+        if form == _MALFORMED:
+            return NOT_TAKEN
+        variant = PLAIN if number else COUNT
+        while True:
+            if time < np.uint64(out.oldest_ns) or time > np.uint64(out.newest_ns):
+                wrong_time += 1
+            elif form == _ABSENT or (
+                form == _DOUBLE and (word & np.uint64(MAGNITUDE_BITS)) == np.uint64(EXPONENT_BITS)
+            ):
+                wrong_value += 1
+            else:
+                times[row] = np.int64(time)
+                bits[row] = word if form == _DOUBLE else np.uint64(_NAN_BITS)
+                if form == _INTEGER:
+                    values[row] = np.float64(np.int64(word)) if number else np.float64(word)
+                raws[row] = raw ^ (np.uint64(variant) * np.uint64(_SPREAD))
+                variants[row] = variant
+                kinds[row] = kind
+                row_metric[row] = metric
+                row_start[row] = point_start
+                row_stop[row] = point_stop
+                row += 1
+            if variant != COUNT or sum_form == _NONE:
+                break
+            variant, word, form = SUM, sum_word, sum_form
+    out.state[ROWS] = row
+    out.state[REJECTED_TIME] += wrong_time
+    out.state[REJECTED_VALUE] += wrong_value
+    if row > first:
         out.metrics[metric, METRIC_START] = start
         out.metrics[metric, METRIC_STOP] = stop
         out.metrics[metric, DATA_TAG] = data_tag
@@ -183,58 +210,37 @@ def _kind(buffer: Any, start: int, stop: int, data_tag: int) -> int:
 
 
 @inlined
-def _point(buffer: Any, start: int, stop: int, data_tag: int, seed: Any, out: Output) -> int:
-    """Up to two rows of one data point."""
+def _point(buffer: Any, start: int, stop: int, data_tag: int, seed: Any, keys: Any) -> Any:
+    """(time, word and form of the value or the count, word and form of the sum, hash) of one data point.
+
+    The first form is _MALFORMED where the point is not taken, the sum's is _NONE where the point has no such row."""
     number = data_tag in (GAUGE_TAG, SUM_TAG)
     attribute_tag = 74 if data_tag == HISTOGRAM_TAG else 10 if data_tag == EXPONENTIAL_TAG else 58
     flags_tag = 80 if data_tag in (HISTOGRAM_TAG, EXPONENTIAL_TAG) else 64
     time, flags = np.uint64(0), np.uint64(0)
-    first_word, first_form = np.uint64(0), _ABSENT
-    sum_word, has_sum = np.uint64(0), data_tag == SUMMARY_TAG
+    # An absent count is 0, as proto3 leaves out zeros.
+    word, form = np.uint64(0), _ABSENT if number else _INTEGER
+    sum_word, sum_form = np.uint64(0), _DOUBLE if data_tag == SUMMARY_TAG else _NONE
     raw, position = seed, start
     while position < stop:
         tag, field_start, field_stop = field(buffer, position, stop)
         if field_stop < 0:
-            return NOT_TAKEN
+            return time, word, _MALFORMED, sum_word, sum_form, raw
         position = field_stop
         if tag == attribute_tag:
-            raw = hash_range(buffer, field_start, field_stop, raw, out.keys)
+            raw = hash_range(buffer, field_start, field_stop, raw, keys)
         elif tag == 25:
             time = load_u64(buffer, field_start)
         elif tag == 33:
-            first_word, first_form = load_u64(buffer, field_start), _DOUBLE if number else _INTEGER
+            word, form = load_u64(buffer, field_start), _DOUBLE if number else _INTEGER
         elif tag == 49 and number:
-            first_word, first_form = load_u64(buffer, field_start), _INTEGER
+            word, form = load_u64(buffer, field_start), _INTEGER
         elif tag == 41 and not number:
-            sum_word, has_sum = load_u64(buffer, field_start), True
+            sum_word, sum_form = load_u64(buffer, field_start), _DOUBLE
         elif tag == flags_tag:
             flags, _ = varint(buffer, field_start, field_stop)
-    gap = (flags & np.uint64(1)) != np.uint64(0)
-    if number:
-        form = _GAP if gap else first_form
-        _row(time, first_word, form, True, raw, PLAIN, out)
-    else:
-        # An absent count is 0, as proto3 leaves out zeros.
-        _row(time, first_word, _GAP if gap else _INTEGER, False, raw, COUNT, out)
-        if has_sum:
-            _row(time, sum_word, _GAP if gap else _DOUBLE, False, raw, SUM, out)
-    return OK
-
-
-@inlined
-def _row(time: Any, word: Any, form: int, signed: bool, raw: Any, variant: int, out: Output) -> None:
-    """Writes or counts one sample."""
-    if time < np.uint64(out.oldest_ns) or time > np.uint64(out.newest_ns):
-        out.state[REJECTED_TIME] += 1
-        return
-    if form == _ABSENT or (form == _DOUBLE and (word & np.uint64(MAGNITUDE_BITS)) == np.uint64(EXPONENT_BITS)):
-        out.state[REJECTED_VALUE] += 1
-        return
-    row = out.state[ROWS]
-    out.times[row] = np.int64(time)
-    out.bits[row] = word if form == _DOUBLE else np.uint64(_NAN_BITS)
-    if form == _INTEGER:
-        out.values[row] = np.float64(np.int64(word)) if signed else np.float64(word)
-    out.raws[row] = raw ^ (np.uint64(variant) * np.uint64(_SPREAD))
-    out.variants[row] = variant
-    out.state[ROWS] = row + 1
+    if (flags & np.uint64(1)) != np.uint64(0):  # "no recorded value"
+        form = _GAP
+        if sum_form != _NONE:
+            sum_form = _GAP
+    return time, word, form, sum_word, sum_form, raw
