@@ -90,7 +90,7 @@ class Desks:
         name = "Stuck" + desk.service.replace("-", "").capitalize()
         alert = alert_of(name, desk.service, f"{desk.service} is stuck", desk.starts, over=desk.told)
         answer = post(self._site, "/api/v1/alerts/ingest", self._site.api_key, webhook(name, [alert]))
-        return answer is not None and answer.status_code == 200
+        return answer is not None and answer.is_success
 
 
 @dataclass
@@ -110,6 +110,8 @@ class People:
     """Runs whose approval got no answer: approved or not."""
     done: dict[str, int] = field(default_factory=dict)
     """By key of a step that the platform showed as done: how often it had been requested by then."""
+    put_off: str = ""
+    """Why a run could not be asked for yet, the last time."""
     keys: dict[str, str] = field(default_factory=dict)
 
     def join(self) -> None:
@@ -134,8 +136,9 @@ class People:
             self.site, f"/api/v1/runbooks/{RUNBOOK}/execute", self.keys[_ASKER], {"incident_id": incident},
             **{"idempotency-key": f"ask-{service}"},
         )  # fmt: skip
-        if answer is None or answer.status_code == 412:
-            return  # gone, or there is no diagnosis yet
+        if answer is None or answer.status_code == 412:  # gone, or there is no diagnosis yet
+            self.put_off = answer.text if answer is not None else "no answer"
+            return
         assert answer.status_code == 202, answer.text
         run = answer.json()
         assert run["plan"]["cause_entity"] == entity

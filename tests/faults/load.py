@@ -35,7 +35,7 @@ class Sent:
     alerts: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Acknowledged, by name: summary and service."""
     refused: list[str] = field(default_factory=list)
-    """Answers that were neither 200 nor 503."""
+    """Answers that were neither an acknowledgement nor 503."""
 
 
 def webhook(name: str, alerts: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -85,9 +85,9 @@ class Load:
         except httpx2.HTTPError:
             self._stopping.wait(0.1)  # down, or killed before it answered: nothing was acknowledged
             return False
-        if answer.status_code not in (200, 503):
+        if not answer.is_success and answer.status_code != 503:
             self.sent.refused.append(f"{answer.status_code} {answer.text[:200]}")
-        return answer.status_code == 200
+        return answer.is_success
 
     def _client(self) -> httpx2.Client:
         return httpx2.Client(headers={"authorization": f"Bearer {self._site.api_key}"}, timeout=10.0, trust_env=False)

@@ -76,7 +76,7 @@ def test_what_was_acknowledged_survives_twenty_kills_and_no_step_is_done_twice(s
     site.load.start()
     site.desks.start()
     while len(site.people.digests) <= HELD:
-        assert time.time() - began < 60, "no runs to begin with"
+        assert time.time() - began < 60, f"no runs to begin with: {site.people.put_off}"
         use(site)
         time.sleep(0.5)
     for _ in range(KILLS):
