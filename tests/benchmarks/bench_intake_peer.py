@@ -42,7 +42,7 @@ from tests.servers.vmagent import vmagent
 ROUNDS = 5
 ESTATES = 2
 """Of `SERIES` series each."""
-BODIES = 40
+BODIES = 60
 """In one round."""
 STEP_MS = 50
 """Time between two samples of a series in a round; small, so that a round's samples are of about now."""
