@@ -122,6 +122,20 @@ async def test_when_everything_stops_nothing_is_said_as_the_pipe_is_what_broke()
     assert world.alerts == []
 
 
+@pytest.mark.parametrize("away_s", [2.0, 300.0])
+async def test_services_that_are_silent_right_after_a_restart_get_time_to_come_back(away_s: float) -> None:
+    world = World(seed=4)
+    await world.run(300)
+    world.clock.advance(away_s)  # the platform was away; so are its senders, for another while
+    world.detect.restore(world.detect.snapshot())
+    world.faults = [Fault(where=place, begins_s=300, ends_s=350, share=0.0) for place in range(world.services)]
+    world.faults += [Fault(where=0, begins_s=350, share=0.0)]
+    await world.run(50)
+    assert world.alerts == []
+    await world.run(30)
+    assert {alert.entity for alert in world.alerts} == {"service:default/svc-0"}, "the one that did not come back"
+
+
 async def test_three_times_the_usual_requests_are_a_warning() -> None:
     world = World(seed=9)
     await world.run(90)

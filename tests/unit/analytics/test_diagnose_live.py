@@ -130,3 +130,15 @@ async def test_metric_evidence_carries_a_query_that_finds_its_series() -> None:
     found = await estate.diagnosed(estate.incident(world.chain(where), at_s=ALERT_S))
     queries = [e.query for e in found.hypotheses[0].evidence if e.kind == "metric"]
     assert f'service_self_time_mean_seconds{{service="{where}"}}' in queries, told(found)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_when_nobody_asks_any_more_no_service_is_blamed(seed: int) -> None:
+    world = World.drawn(seed + 60)
+    estate = await watched(world, seconds=0.0)
+    world.per_s = 0.001
+    await estate.run(14.0)
+    found = await estate.diagnosed(estate.incident(list(world.calls), at_s=ALERT_S))
+    assert found.none, told(found)
+    assert found.status is DiagnosisStatus.INCONCLUSIVE
+    assert f"nothing asks {world.root} any more" in found.would_settle

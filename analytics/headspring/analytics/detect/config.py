@@ -37,6 +37,9 @@ class DetectConfig:
     """Request rate, as a multiple of the usual one, that is worth a warning."""
     no_data_s: float = 15.0
     """A service's series that reported regularly and stops for so long, and for three intervals, has no data."""
+    resume_s: float = 60.0
+    """After a start on an earlier life's knowledge, nothing is called silent for so long: senders wait before they try
+    again, and OpenTelemetry's export metrics once a minute."""
     level_spreads: float = 6.0
     """For series whose meaning is not known."""
     level_hold_s: float = 30.0
@@ -117,6 +120,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "silence_evidence": (1, 1e6),
     "surge_ratio": (1.1, 1000),
     "no_data_s": (5, 86_400),
+    "resume_s": (0, 3600),
     "level_spreads": (1, 100),
     "level_hold_s": (1, 86_400),
     "resource_spreads": (1, 100),

@@ -83,7 +83,9 @@ def evaluate(
     # An episode belongs to the judge that began it: what another sees then is another episode, afterwards.
     other = (col["state"][rows] != hold.QUIET) & (kind != col["judge"][rows])
     score[other] = 0.0
-    changes = _step(table, rows, times, score, kind, config)
+    # Silence that begins while senders may still be coming back is not told, and not learned either.
+    early = (now_s < table.silence_from_s) & (kind == JudgeKind.SILENCE) & (col["state"][rows] == hold.QUIET)
+    changes = _step(table, rows, times, np.where(early, 0.0, score), kind, config)
     _learn(table, rows, times, score, alone, config)
     return changes
 
@@ -108,6 +110,7 @@ def look_for_absent(table: Table, now_ns: int, config: DetectConfig, now_s: floa
         & (steady >= config.silence_least_per_s) & (col["recent"][:n, 0] > 0)
         & ((state == hold.QUIET) | (kind == JudgeKind.NO_DATA)) & (last > 0)
     )  # fmt: skip
+    watched &= (state != hold.QUIET) | (now_s >= table.silence_from_s)
     absent = watched & ((ratio > 1.0) | (state == hold.PENDING))
     gone_s = np.where(np.isin(kind, (JudgeKind.SILENCE, JudgeKind.NO_DATA)), _SILENT_GONE_S, _GONE_S + 3.0 * interval)
     gone = (state != hold.QUIET) & (silent_s > gone_s)

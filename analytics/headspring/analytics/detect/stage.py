@@ -151,7 +151,9 @@ class DetectStage:
             for place, tenant in enumerate(head["tenants"]):
                 prefix = f"{place}."
                 own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-                self._tables[tenant] = Table.load(own, max_series=self._config.max_series, now_s=now_s)
+                table = Table.load(own, max_series=self._config.max_series, now_s=now_s)
+                table.silence_from_s = now_s + self._config.resume_s
+                self._tables[tenant] = table
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ContractError(f"{len(state)} bytes are no detection snapshot: {error!r}") from error
 

@@ -51,6 +51,8 @@ class Table:
         """Of each row."""
         self.heard_s: Floats = np.zeros(_FIRST_ROWS)
         """Monotonic time each row last reported, of this process; not in snapshots."""
+        self.silence_from_s = 0.0
+        """Monotonic time from which silence means something, of this process; not in snapshots."""
         self.col: dict[str, NDArray[Any]] = {
             name: np.full((_FIRST_ROWS, *shape), fresh, dtype=kind) for name, (kind, shape, fresh) in _COLUMNS.items()
         }

@@ -21,7 +21,7 @@ from headspring.analytics.diagnose.onset import Onset, onset
 from headspring.analytics.diagnose.paths import path_clues
 from headspring.analytics.diagnose.posterior import infer, own_evidence
 from headspring.analytics.diagnose.roles import is_demand
-from headspring.analytics.diagnose.rules import crash_clues
+from headspring.analytics.diagnose.rules import crash_clues, no_demand, starved
 from headspring.analytics.diagnose.severity import CAP, Deviation, deviations
 from headspring.analytics.diagnose.spans import EMPTY
 from headspring.analytics.diagnose.traces import TraceFacts, joined, select, trace_facts
@@ -74,6 +74,8 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
     seen = any(one.kind == "trace" and one.llr > _DECISIVE for one in clues)
     ratio = 1.0 if seen else _traffic_ratio(view, alerted)
     outside = "" if crashed or not case.changes else outside_cause(texts, ratio)
+    if not crashed and not seen and case.target is None:
+        outside = outside or no_demand(view, alerted, facts.unreachable)
     if not outside:
         clues += change_clues(
             case.changes,
@@ -171,7 +173,7 @@ def _walk_values(view: View, facts: TraceFacts) -> dict[str, float]:
         same = view.named(case.target[1])
         if len(same) > 1 and same.get(case.target[0]) is not None:
             return {entity: item.adverse for entity, item in same.items()}
-    value = dict(symptom_strengths(view))
+    value = dict(symptom_strengths(view, starved(view, facts.unreachable)))
     for entity, strength in facts.symptoms.items():
         value[entity] = max(value.get(entity, 0.0), 30.0 * strength)
     for entity in facts.unreachable:

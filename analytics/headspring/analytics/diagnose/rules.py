@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from headspring.analytics.diagnose.case import Clue
 from headspring.analytics.diagnose.metrics import View, clue, silences
 from headspring.analytics.diagnose.severity import Deviation
+from headspring.proto.ids import entity_name
 from headspring.proto.incident import CauseKind
 from headspring.proto.semantics import EDGE_ERROR_RATIO, EDGE_REQUEST_RATE
 
@@ -57,6 +58,32 @@ def crash_clues(view: View, unreachable: frozenset[str]) -> list[Clue]:
                 clue(view, item, -2.0, "fell silent together with everything that calls it", CauseKind.TRAFFIC)
             )
     return [_as_rule(one) for one in found]
+
+
+def starved(view: View, unreachable: frozenset[str]) -> frozenset[str]:
+    """Silent entities that are silent because everything that calls them is."""
+    silent = silences(view)
+    callers = {entity: list(view.case.topology.callers(entity)) for entity in silent}
+    return frozenset(
+        entity
+        for entity, above in callers.items()
+        if above and entity not in unreachable and all(one in silent for one in above)
+    )
+
+
+def no_demand(view: View, alerted: Sequence[str], unreachable: frozenset[str]) -> str:
+    """Where requests come in no more, in words, if that is all that happened; else "".
+
+    It is all when every alerted entity fell silent, and each of them has no caller that is known or only silent ones.
+    Whether users stayed away, something before the entries broke, or telemetry is lost on its way looks the same here.
+    """
+    silent = silences(view)
+    hungry = starved(view, unreachable)
+    entries = [entity for entity in silent if not view.case.topology.callers(entity) and entity not in unreachable]
+    if not alerted or not entries or not set(alerted) <= {*hungry, *entries}:
+        return ""
+    names = ", ".join(entity_name(entity) for entity in entries[:3]) + (" …" if len(entries) > 3 else "")
+    return f"nothing asks {names} any more: their users, what stands before them, or the way telemetry takes from there"
 
 
 def _rise(edges: Mapping[tuple[str, str], Deviation], key: tuple[str, str]) -> float:

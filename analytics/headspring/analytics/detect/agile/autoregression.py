@@ -33,7 +33,7 @@ _RATE = 0.0003
 _PRIOR = 50
 """Samples as which the start of that root mean square counts."""
 _CLIP = 12.0
-"""Root mean squares at which an error counts towards the next one at most."""
+"""Scales at which an error counts towards the root mean square at most: one incident must not blind the next days."""
 CAP = 30.0
 """Scales at most."""
 
@@ -114,6 +114,7 @@ def errors(values: Floats, width: Floats) -> Floats:
             target = value - mean
             error = abs(target - forecast)
             strength = 0.0
+            scale = 0.0
             if seen > _WARM:
                 if known(at):
                     quantiles = max(
@@ -124,7 +125,7 @@ def errors(values: Floats, width: Floats) -> Floats:
                     scale = max(quantiles, math.sqrt(square), _FLOOR * width[t])
                     strength = 0.0 if error == 0.0 else min(CAP, error / scale) if scale > 0.0 else CAP
                     out[t] = strength
-                held = min(error, _CLIP * math.sqrt(square)) if square > 0.0 else error
+                held = min(error, _CLIP * scale) if scale > 0.0 else error
                 fitted += 1
                 square += max(_RATE, 1.0 / (fitted + _PRIOR)) * (held * held - square)
                 keep(ring, order, at, seen, error)
