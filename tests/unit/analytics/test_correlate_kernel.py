@@ -9,6 +9,8 @@ from itertools import pairwise
 import pytest
 
 from headspring.analytics.correlate.dynamic_xy import DynamicXY, Rules
+from headspring.analytics.correlate.explain import most_explanatory
+from headspring.analytics.correlate.shape import Shape
 from headspring.analytics.correlate.signals import Kind, Signal, words_of
 from headspring.knowledge.topology.graph import Edge, EdgeType, Topology
 from headspring.proto.clock import NS_PER_S
@@ -111,6 +113,16 @@ def test_a_crashed_callee_without_alerts_leaves_one_incident_at_its_callers() ->
 def test_starved_callees_are_no_causes_of_their_own() -> None:
     rows: list[Row] = [(0, "A", "errors", S), (5, "B", "no traffic", N), (6, "C", "no traffic", N)]
     assert groups(rows, FORK) == [{"A", "B", "C"}]
+
+
+def test_where_requests_stop_first_is_shown_when_nothing_else_happened() -> None:
+    topology = calls("AB", "AC", "BD", "CD")
+    missing = [signal(number, 0.0, one, "requests", N) for number, one in enumerate("DCBA")]
+    rarity = {one.alert_id: 1.0 for one in missing}
+    shape = Shape(topology, radius=3)
+    assert most_explanatory(missing, shape, rarity).entity == "A"
+    failing = signal(9, 0.0, "B", "errors", S)
+    assert most_explanatory([*missing, failing], shape, {**rarity, "a9": 1.0}).entity == "B"
 
 
 def test_a_surge_at_the_common_caller_explains_both_callees() -> None:

@@ -240,7 +240,7 @@ async def test_the_audit_trail_shows_decisions_and_a_broken_chain(
     await sign_in(browser, pages.keys["admin"])
     html = (await browser.get("/audit")).text
     assert "run.approve" in html
-    assert "text: sure" in html
+    assert "sure" in html
     assert "holds over all 2 entries" in html
     with sqlite3.connect(tmp_path / "audit.db") as forged:
         forged.execute("UPDATE audit SET actor = 'nobody' WHERE number = 2")

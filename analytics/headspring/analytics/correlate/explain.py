@@ -40,10 +40,13 @@ def most_explanatory(signals: Sequence[Signal], shape: Shape, surprise: Mapping[
         )
         weight[signal.entity] += surprise[signal.alert_id] * (_EXPLAINED if explained else 1.0)
         onset[signal.entity] = min(onset.get(signal.entity, signal.time_ns), signal.time_ns)
+    # Missing traffic alone travels from caller to callee, so it begins where no caller misses any.
+    only_starved = all(signal.kind is Kind.STARVATION for signal in signals)
+    fed_by = {one: sum(caller in alerted for caller in shape.callers(one)) if only_starved else 0 for one in alerted}
     most = max(1, len(alerted) - 1)
     best = min(
         alerted,
-        key=lambda one: (-round(weight[one] * (1 + _DEPTH * above[one] / most), 9), onset[one], one),
+        key=lambda one: (fed_by[one] > 0, -round(weight[one] * (1 + _DEPTH * above[one] / most), 9), onset[one], one),
     )
     return min(
         (signal for signal in signals if signal.entity == best),

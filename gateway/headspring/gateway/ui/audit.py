@@ -36,8 +36,10 @@ async def audit(
 
 
 def _line(entry: Entry) -> Mapping[str, Any]:
-    """An audit entry as a row: what happened to a run links to it, details become one text."""
-    told = "; ".join(f"{name}: {value}" for name, value in entry.detail.items() if name != "incident" and value)
+    """An audit entry as a row: what happened to a run links to it, details become a text and the plan's digest."""
+    aside = ("incident", "digest", "text")
+    told = "; ".join(f"{name}: {value}" for name, value in entry.detail.items() if name not in aside and value)
+    text = str(entry.detail.get("text") or "")
     return {
         "number": entry.number,
         "time_ns": entry.time_ns,
@@ -45,5 +47,6 @@ def _line(entry: Entry) -> Mapping[str, Any]:
         "what": entry.action.replace("_", " "),
         "subject": entry.subject,
         "link": f"/runs/{quote(entry.subject, safe='')}" if entry.subject.startswith("run-") else "",
-        "detail": told,
+        "detail": f"{text} ({told})" if text and told else text or told,
+        "digest": str(entry.detail.get("digest") or ""),
     }
