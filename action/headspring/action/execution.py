@@ -76,6 +76,8 @@ class Execution:
     def recheck(self, run_id: str) -> bool:
         """Whether the world is still the one that was approved; a run that it has left behind is voided."""
         run = self._run(run_id)
+        if run.state.final:
+            return False  # an earlier try ended it, and the world may look as approved again by now
         changed = self._drift(run.plan)
         if changed:
             self._end(run, RunState.VOIDED, f"not executed, the approval is void: {changed}")
@@ -89,11 +91,13 @@ class Execution:
         executor = self._executors.get(step.executor)
         if executor is None:
             return f"there is no executor {step.executor!r}"
+        if run.state.final:
+            return f"the run is {run.state} already"  # by an earlier try, before a crash
         self._store.move(run_id, state, self._clock.now_ns())
         try:
             earlier = self._earlier(run_id, step)
             if earlier is not None:
-                return earlier.output if earlier.state == "failed" else ""
+                return self._told(run, state, step, earlier)
             with tracing.tracer.start_as_current_span(f"step {step.executor}", kind=SpanKind.CLIENT) as span:
                 span.set_attributes({"headspring.run": run_id, "headspring.step": step.step_id})
                 output = executor.run(step, idempotency_key=f"{run_id}/{step.step_id}")
@@ -101,17 +105,12 @@ class Execution:
             self._end(run, RunState.ESCALATED, str(error), step_id=step.step_id)
             return str(error)
         except PlatformError as error:
-            now_ns = self._clock.now_ns()
-            self._store.end_step(run_id, step.step_id, state="failed", output=str(error), now_ns=now_ns)
             if isinstance(error, Unavailable) and not step.idempotent:
+                # Before the step is marked: a crash in between must not make it one that may be undone.
                 text = f"step {step.name} got no answer and is not safe to repeat ({error}); check its target by hand"
                 self._end(run, RunState.ESCALATED, text, step_id=step.step_id)
-            else:
-                self._note(run, state, f"step {step.name} failed: {error}", step_id=step.step_id)
-            return str(error)
-        self._store.end_step(run_id, step.step_id, state="done", output=output, now_ns=self._clock.now_ns())
-        self._note(run, state, f"step {step.name} done", step_id=step.step_id)
-        return ""
+            return self._finished(run, state, step, "failed", str(error))
+        return self._finished(run, state, step, "done", output)
 
     def begin_validation(self, run_id: str) -> float:
         """How long validation may take, seconds."""
@@ -161,6 +160,19 @@ class Execution:
     def final(self, run_id: str) -> bool:
         return self._run(run_id).state.final
 
+    def _finished(self, run: RunView, state: RunState, step: PlannedStep, how: str, output: str) -> str:
+        now_ns = self._clock.now_ns()
+        self._store.end_step(run.run_id, step.step_id, state=how, output=output, now_ns=now_ns)
+        return self._told(run, state, step, StepResult(step_id=step.step_id, state=how, started_ns=0, output=output))
+
+    def _told(self, run: RunView, state: RunState, step: PlannedStep, result: StepResult) -> str:
+        """Writes the end of a step into the trail, once however often it is called; what went wrong, or ""."""
+        failed = result.state == "failed"
+        if not self.final(run.run_id):
+            text = f"step {step.name} failed: {result.output}" if failed else f"step {step.name} done"
+            self._note(run, state, text, step_id=step.step_id)
+        return result.output if failed else ""
+
     def _earlier(self, run_id: str, step: PlannedStep) -> StepResult | None:
         """What an earlier try came to; None when the step is to be run now."""
         if self._frozen.is_set():
@@ -176,7 +188,8 @@ class Execution:
         return earlier
 
     def _end(self, run: RunView, state: RunState, text: str, *, step_id: str = "") -> None:
-        if self._store.move(run.run_id, state, self._clock.now_ns()):
+        # A crash between the move and the note has this called again: the note is written once, and never not.
+        if self._store.move(run.run_id, state, self._clock.now_ns()) or self._run(run.run_id).state is state:
             self._note(run, state, text, step_id=step_id)
 
     def _run(self, run_id: str) -> RunView:

@@ -102,7 +102,9 @@ class ActionService:
         self._workflows = Workflows(state_dir / "workflows.db", execution=self._execution, store=self._store)
 
     def start(self) -> None:
-        """Goes on with what an earlier life began: unpublished events, approved runs."""
+        """Goes on with what an earlier life began: untold and unpublished events, approved runs."""
+        for run in self._store.untold():  # first, because a workflow that goes on adds events of its own
+            self._tell_late(run)
         self._workflows.start()
         for event in self._store.unemitted():
             self._publish(event)
@@ -266,14 +268,24 @@ class ActionService:
         draft = plan_with({})
         plan = plan_with(self._previews(draft))
         if self._store.add(run_id, plan, idempotency_key=idempotency_key):
-            run = self._found(run_id)
-            cause = entity_name(hypothesis.entity)
-            self._note(
-                run, RunState.WAITING_APPROVAL,
-                f"{runbook.title} is proposed for {cause} ({hypothesis.probability:.0%}); it waits for approval",
-                actor=actor,
-            )  # fmt: skip
+            self._note_request(self._found(run_id), f" ({hypothesis.probability:.0%})")
         return self._found(run_id)
+
+    def _note_request(self, run: RunView, how_sure: str = "") -> None:
+        text = f"{run.plan.title} is proposed for {entity_name(run.plan.cause_entity)}{how_sure}; it waits for approval"
+        self._note(run, RunState.WAITING_APPROVAL, text, actor=run.requested_by)
+
+    def _tell_late(self, run: RunView) -> None:
+        """Says what an earlier life had written down and not yet said."""
+        logger.warning("run %s is %s, which was not told before the last stop", run.run_id, run.state)
+        if not run.events:
+            self._note_request(run)
+        told_ns = max((event.time_ns for event in run.events), default=0)
+        for decision in run.decisions:
+            if decision.time_ns > told_ns:
+                self._note_decision(run, decision)
+        if run.state.final and run.state is not RunState.REJECTED:
+            self._note(run, run.state, f"{run.state}; the platform stopped before it could say why")
 
     def _previews(self, plan: Plan) -> Mapping[str, str]:
         found: dict[str, str] = {}
@@ -303,11 +315,13 @@ class ActionService:
         )
         enough = self._store.decide(run_id, decision, needed=rules.min_approvers)
         run = self._found(run_id)
-        words = "rejected" if verdict == "reject" else "approved"
-        if not enough:
-            words = f"approved, {len(run.decisions)} of {rules.min_approvers},"
-        self._note(run, run.state, f"{words} by {actor}" + (f": {comment}" if comment else ""), actor=actor)
+        self._note_decision(run, decision, count="" if enough else f", {len(run.decisions)} of {rules.min_approvers},")
         return self._found(run_id)
+
+    def _note_decision(self, run: RunView, decision: Decision, *, count: str = "") -> None:
+        words = "rejected" if decision.verdict == "reject" else f"approved{count}"
+        comment = f": {decision.comment}" if decision.comment else ""
+        self._note(run, run.state, f"{words} by {decision.actor}{comment}", actor=decision.actor)
 
     def _drift(self, plan: Plan) -> str:
         """What changed since the plan was made, in words."""

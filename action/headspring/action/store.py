@@ -23,6 +23,10 @@ _ACTING = tuple(
     state.value for state in (RunState.APPROVED, RunState.EXECUTING, RunState.VALIDATING, RunState.ROLLING_BACK)
 )
 """One run at a time acts on a target."""
+_ENDED_ASIDE = tuple(
+    state.value for state in (RunState.REJECTED, RunState.EXPIRED, RunState.VOIDED, RunState.ESCALATED)
+)
+"""Ends that need not be the last step of a workflow, so that no workflow comes back to them."""
 _metadata = sa.MetaData()
 _runs = sa.Table(
     "runs", _metadata,
@@ -256,6 +260,22 @@ class RunStore:
         query = sa.select(_runs).where(_runs.c.state.in_([state.value for state in states]))
         if incident_id:
             query = query.where(_runs.c.incident_id == incident_id)
+        with self._engine.connect() as connection:
+            return [_view(connection, row) for row in connection.execute(query.order_by(_runs.c.created_ns)).all()]
+
+    def untold(self) -> Sequence[RunView]:
+        """Runs that were asked for, decided about or ended without an event that says so: the process died between
+        the two. Oldest first; runs whose workflow goes on say the rest themselves."""
+        event_ns = sa.select(sa.func.max(_events.c.time_ns)).where(_events.c.run_id == _runs.c.run_id).scalar_subquery()
+        decided_ns = (
+            sa.select(sa.func.max(_decisions.c.time_ns)).where(_decisions.c.run_id == _runs.c.run_id).scalar_subquery()
+        )
+        query = sa.select(_runs).where(
+            sa.or_(
+                event_ns.is_(None), decided_ns > event_ns,
+                sa.and_(_runs.c.state.in_(_ENDED_ASIDE), _runs.c.updated_ns > event_ns),
+            )
+        )  # fmt: skip
         with self._engine.connect() as connection:
             return [_view(connection, row) for row in connection.execute(query.order_by(_runs.c.created_ns)).all()]
 
