@@ -8,6 +8,7 @@ floor never touches the disk; older queries read DuckDB below the floor and the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from headspring.knowledge.series.index import LabelIndex
 from headspring.knowledge.series.port import Matcher, SeriesData
 from headspring.knowledge.series.tail import Columns, Tail, concatenate, ordered
 from headspring.proto.codec import decode, encode
-from headspring.proto.errors import BackendError, LimitExceeded, QueryError, Unavailable
+from headspring.proto.errors import LimitExceeded, QueryError, Unavailable
 from headspring.proto.telemetry import MetricBatch, SeriesDescriptor
 
 _TAIL_NS = 15 * 60 * 1_000_000_000
@@ -48,17 +49,17 @@ class DuckDbSeriesStore:
         """
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         try:
-            self._db = duckdb.connect(str(path) if path is not None else ":memory:", config={"threads": 2})
-            for statement in _SCHEMA:
-                self._db.execute(statement)
+            self._db = self._connect()
         except duckdb.Error as error:
             raise Unavailable(f"series history {path}: {error}") from error
         self._lock = threading.RLock()
         """Guards the tail, the index and the pending list; held for microseconds."""
         self._db_lock = threading.RLock()
         """Guards the connection. Taken before `_lock` where both are needed."""
-        self._regex_db = self._db.cursor()
+        self._regex_db = duckdb.connect(":memory:", config={"threads": 1})
+        """Apart from the history: what happens to its file is nothing to a regular expression."""
         self._index: dict[str, LabelIndex] = {}
         self._tails: dict[str, Tail] = {}
         self._pending: list[tuple[str, Columns]] = []
@@ -124,6 +125,7 @@ class DuckDbSeriesStore:
                         self._pending = pending + self._pending
                         self._pending_series = series + self._pending_series
                         self._pending_count += sum(len(columns) for _, columns in pending)
+                    self._revive(error)
                     raise Unavailable(f"series history: {error}; check free disk space") from error
             with self._lock:
                 self._flushed_sequence = sequence
@@ -157,7 +159,8 @@ class DuckDbSeriesStore:
                 self._db.unregister("incoming")
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            with contextlib.suppress(duckdb.Error):  # a failed COMMIT has ended the transaction; its error is the one
+                self._db.execute("ROLLBACK")
             raise
 
     def drop_before(self, time_ns: int) -> int:
@@ -166,7 +169,8 @@ class DuckDbSeriesStore:
             try:
                 row = self._db.execute("DELETE FROM samples WHERE time_ns < ?", [time_ns]).fetchone()
             except duckdb.Error as error:
-                raise BackendError(f"series history: {error}") from error
+                self._revive(error)
+                raise Unavailable(f"series history: {error}; check free disk space") from error
             with self._lock:
                 for tail in self._tails.values():
                     tail.trim(time_ns, up_to_sequence=self._sequence)
@@ -226,16 +230,26 @@ class DuckDbSeriesStore:
     def _history(self, tenant: str, series_ids: NDArray[np.uint64], start_ns: int, end_ns: int) -> Columns:
         with self._db_lock:
             try:
-                self._db.register("wanted", {"series_id": series_ids})
-                columns = self._db.execute(
-                    "SELECT series_id, time_ns, value, sequence FROM samples SEMI JOIN wanted USING (series_id) "
-                    "WHERE tenant = ? AND time_ns >= ? AND time_ns < ?",
-                    [tenant, start_ns, end_ns],
-                ).fetchnumpy()
-                self._db.unregister("wanted")
+                try:
+                    columns = self._read(tenant, series_ids, start_ns, end_ns)
+                except duckdb.FatalException as error:
+                    self._revive(error)
+                    columns = self._read(tenant, series_ids, start_ns, end_ns)
             except duckdb.Error as error:
                 raise Unavailable(f"series history: {error}") from error
         return _from_duckdb(columns)
+
+    def _read(
+        self, tenant: str, series_ids: NDArray[np.uint64], start_ns: int, end_ns: int
+    ) -> Mapping[str, NDArray[np.generic]]:
+        self._db.register("wanted", {"series_id": series_ids})
+        columns: Mapping[str, NDArray[np.generic]] = self._db.execute(
+            "SELECT series_id, time_ns, value, sequence FROM samples SEMI JOIN wanted USING (series_id) "
+            "WHERE tenant = ? AND time_ns >= ? AND time_ns < ?",
+            [tenant, start_ns, end_ns],
+        ).fetchnumpy()
+        self._db.unregister("wanted")
+        return columns
 
     def close(self) -> None:
         with self._db_lock:
@@ -247,6 +261,27 @@ class DuckDbSeriesStore:
             self._db.close()
 
     # -- inside
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        target = str(self._path) if self._path is not None else ":memory:"
+        database = duckdb.connect(target, config={"threads": 2})
+        for statement in _SCHEMA:
+            database.execute(statement)
+        return database
+
+    def _revive(self, error: duckdb.Error) -> None:
+        """Opens the file anew where DuckDB takes no more calls: so it is after a checkpoint that found the disk full.
+
+        Every committed row is there again, out of the file and its log. The connection lock is held.
+        """
+        if self._path is None or not isinstance(error, duckdb.FatalException):
+            return
+        with contextlib.suppress(duckdb.Error):
+            self._db.close()
+        try:
+            self._db = self._connect()
+        except duckdb.Error as failure:
+            raise Unavailable(f"series history {self._path} cannot be opened again: {failure}") from error
 
     def _index_of(self, tenant: str) -> LabelIndex:
         index = self._index.get(tenant)
