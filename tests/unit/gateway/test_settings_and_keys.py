@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from headspring.gateway.auth.keys import SESSION_S, KeyStore, Role
 from headspring.gateway.auth.requests import SESSION_COOKIE, Authenticator
 from headspring.gateway.runtime.config import SETTINGS, resolve
+from headspring.gateway.runtime.data import prepare
 from headspring.proto.clock import ManualClock
 from headspring.proto.errors import ConfigError, Forbidden, NotFound, Unauthenticated
 
@@ -154,3 +156,18 @@ def test_a_key_that_another_process_revoked_stops_working_within_seconds(
     clock.advance(6)
     with pytest.raises(Unauthenticated):
         keys.principal(key)
+
+
+def test_kernels_compiled_from_other_code_are_not_used_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    stale = tmp_path / "kernels" / "0123456789abcdef"
+    stale.mkdir(parents=True)
+    prepare(tmp_path)
+    first = Path(os.environ.pop("NUMBA_CACHE_DIR"))
+    assert not stale.exists()
+    first.mkdir(parents=True)
+    prepare(tmp_path)
+    assert os.environ.pop("NUMBA_CACHE_DIR") == str(first), "the same code finds its kernels again"
+    assert first.exists()

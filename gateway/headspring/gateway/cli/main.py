@@ -82,7 +82,7 @@ def demo(
     raise typer.Exit(run(fault, yes, keep, data, timeout_s, minutes=minutes))
 
 
-backtest = typer.Typer(help="Runs the real detectors, correlator and diagnosis over recorded cases.")
+backtest = typer.Typer(help="Runs detection, correlation and diagnosis over recorded cases.")
 app.add_typer(backtest, name="backtest")
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 
 from headspring.proto.errors import ConfigError
+
+_COMPILED = ("streaming", "ingestion", "analytics")
+"""Rooms with compiled kernels."""
 
 
 def prepare(folder: Path) -> Path:
@@ -24,5 +30,25 @@ def prepare(folder: Path) -> Path:
         raise ConfigError(
             f"the data folder {folder} cannot be written: {error.strerror}; choose one with --data"
         ) from error
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "kernels"))
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        os.environ["NUMBA_CACHE_DIR"] = str(_kernels(folder / "kernels"))
     return folder
+
+
+def _kernels(folder: Path) -> Path:
+    """Where kernels compiled from exactly this code are kept; those of other code are removed.
+
+    Numba only looks at the file of a kernel itself: one that calls kernels of another file would stay as it was
+    when that file changes with an upgrade.
+    """
+    code = blake2b(digest_size=8)
+    for room in _COMPILED:
+        spec = find_spec(f"headspring.{room}")
+        for place in spec.submodule_search_locations or () if spec else ():
+            for file in sorted(Path(place).rglob("*.py")):
+                about = file.stat()
+                code.update(f"{file.relative_to(place)} {about.st_size} {about.st_mtime_ns}\n".encode())
+    mine = folder / code.hexdigest()
+    if not mine.exists() and folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    return mine
