@@ -63,6 +63,9 @@ class PaneState:
         self.repeated = 0
         """Samples with the time of another of their series; one of them counts."""
         self._waiting = 0
+        self._unsettled = 0
+        """Samples that had to go on waiting at the last evaluation. Only twice as many are worth the next one, or
+        series with many samples within the lateness would be sorted anew with every batch."""
         self._allocate(_FIRST_SERIES)
         self._allocate_waiting(4096)
 
@@ -88,7 +91,7 @@ class PaneState:
         self._w_slot[where], self._w_time[where] = slots, times
         self._w_value[where], self._w_kind[where] = values, kinds
         self._waiting = end
-        if end > _SETTLE_AT and end > 4 * self.series:
+        if end > max(_SETTLE_AT, 4 * self.series, 2 * self._unsettled):
             self._evaluate(emit=False)
 
     def features(self, *, everything: bool = False) -> Features:
@@ -259,5 +262,5 @@ class PaneState:
         kept = waiting[:left]
         for column in (self._w_slot, self._w_time, self._w_value, self._w_kind):
             column[:left] = column[used][kept]
-        self._waiting = left
+        self._waiting = self._unsettled = left
         return rows[:made], ints[:made], floats[:made]
