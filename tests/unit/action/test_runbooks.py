@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,13 @@ def test_a_good_runbook_has_no_problems() -> None:
         ("${{ cause.name }}/restart", "${{ cause.nmae }}/restart", 12, "cause.nmae"),
         ("cause_kinds: [crash]", "cause_kinds: [crash]\n  condition: cause.", 6, "does not parse"),
         ("cause_kinds: [crash]", "cause_kinds: [crash]\n  condition: env.HOME == ''", 6, "'env'"),
+        (
+            "cause_kinds: [crash]",
+            "cause_kinds: [crash]\n  condition: >-\n    incident.alerts.all(a, incident.alerts.all(b,"
+            " incident.alerts.all(c, true)))",
+            6,
+            "3 deep inside one another",
+        ),
         ('version: "1.0"', "version: 1.0", 2, "quoted text"),
         ("      url: ${{ settings.ops_url }}/", "      url: http://${{ cause.name }}/", 12, "starts with a setting"),
         ("      url: ${{ settings.ops_url }}/", "      url: ${{ settings.ops_url }}.evil.org/", 12, "goes on with '/'"),
@@ -155,6 +164,36 @@ def test_conditions_see_the_cause_and_the_incident() -> None:
 def test_conditions_are_small() -> None:
     with pytest.raises(ConfigError, match="characters"):
         check_condition("true" + " && true" * 400)
-    nested = "incident.alerts.all(a, " * 4 + "true" + ")" * 4
     with pytest.raises(ConfigError, match="walks lists"):
-        check_condition(nested)
+        check_condition(" && ".join(["incident.alerts.all(a, true)"] * 4))
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("incident.alerts.all(a, incident.alerts.all(b, incident.alerts.all(c, true)))", "3 deep"),
+        ("incident.alerts . map\n( a , // )\n incident.alerts.filter(b, incident.alerts.exists(c, true)))", "3 deep"),
+        ("incident.alerts.all(a, a != ')' && incident.alerts.all(b, incident.alerts.all(c, true)))", "3 deep"),
+        ("incident.alerts.all(a, a != r'\\' && incident.alerts.all(b, incident.alerts.all(c, true)))", "3 deep"),
+        ("(incident.entities + incident.entities).all(a, a != cause.name)", "joins lists"),
+        ("incident.alerts.map(a, incident.alerts+incident.alerts).all(b, b.all(c, c != ''))", "joins lists"),
+    ],
+)
+def test_a_condition_whose_work_grows_too_fast_is_refused(condition: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_condition(condition)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "incident.entities.all(a, incident.entities.all(b, a != '' && b != '')) && incident.title != '(('",
+        "incident.entities.filter(a, a != '').map(b, b).all(c, c != '+')",
+        "cause.name + '-db' != 'orders-db' && incident.alert_count + 1 > 0",
+    ],
+)
+def test_a_condition_whose_work_stays_small_is_taken_and_quick(condition: str) -> None:
+    large = dataclasses.replace(INCIDENT, entities=tuple(f"service:default/s{number}" for number in range(300)))
+    began = time.process_time()
+    assert holds(condition, hypothesis=CAUSE, diagnosis=DIAGNOSIS, incident=large)
+    assert time.process_time() - began < 0.5
