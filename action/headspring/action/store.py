@@ -246,7 +246,7 @@ class RunStore:
             query = query.where(_runs.c.incident_id == incident_id)
         if cursor:
             created, _, run_id = cursor.partition("~")
-            if not created.isdigit():
+            if not (created.isascii() and created.isdigit() and len(created) < 19):
                 raise ContractError(f"{cursor[:40]!r} is not a cursor of a list of runs")
             query = query.where(sa.tuple_(_runs.c.created_ns, _runs.c.run_id) < sa.tuple_(int(created), run_id))
         query = query.order_by(_runs.c.created_ns.desc(), _runs.c.run_id.desc()).limit(limit + 1)

@@ -98,13 +98,20 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; wanted true or false")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}; wanted a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+        raise ValueError(f"{name} is {repr(value)[:60]}; wanted a finite number")
     if isinstance(default, int):
         if value != int(value):
             raise ValueError(f"{name} is {value!r}; wanted a whole number")
         return int(value)
     return float(value)
+
+
+def _finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
+        return False
 
 
 _RANGES: dict[str, tuple[float, float]] = {

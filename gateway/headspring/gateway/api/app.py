@@ -5,6 +5,7 @@ Telemetry takes the short way: a path of the intake never passes FastAPI.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -19,6 +20,7 @@ from headspring.gateway.metrics import exposition
 from headspring.gateway.services import Services
 from headspring.gateway.ui.routes import mount
 from headspring.ingestion.receive.http import PATHS, intake_app
+from headspring.proto.errors import LimitExceeded
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,6 +29,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MAX_API_BODY = 8 * 1024 * 1024
 """Bytes; the API's own bodies are small, only declared topologies are not."""
+_TOO_LARGE = f"the body is larger than {_MAX_API_BODY} bytes, which is the most that is read here"
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
@@ -78,7 +81,7 @@ def gateway_app(services: Services) -> Application:
         scope["headspring.request_id"] = request_id
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > _MAX_API_BODY:
-            await _refuse(send, request_id)
+            await _refuse(send, scope["path"], request_id)
             return
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
@@ -100,20 +103,20 @@ def _capped(receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > _MAX_API_BODY:
-            return {"type": "http.disconnect"}
+            raise LimitExceeded(_TOO_LARGE)
         return message
 
     return counted
 
 
-async def _refuse(send: Send, request_id: str) -> None:
-    body = (
-        b'{"type":"about:blank","title":"Content Too Large","status":413,"detail":"the body is larger than '
-        + str(_MAX_API_BODY).encode()
-        + b' bytes","request_id":"'
-        + request_id.encode()
-        + b'"}'
-    )
+async def _refuse(send: Send, path: str, request_id: str) -> None:
+    """A declared length is answered before a byte of the body is read."""
+    body = json.dumps(
+        {
+            "type": "about:blank", "title": "Content Too Large", "status": 413, "detail": _TOO_LARGE,
+            "instance": path[:200], "request_id": request_id,
+        }
+    ).encode()  # fmt: skip
     headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -7,12 +7,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
-from headspring.gateway.api.problem import status_of
+from headspring.gateway.api.problem import http_problem, status_of, without_room
 from headspring.gateway.ui.pages import render
 from headspring.proto import errors
 
@@ -21,6 +22,7 @@ _TITLES = {
     401: "Your session is over",
     403: "You may not do this",
     404: "There is no such thing here",
+    405: "This cannot be done here",
     409: "Something changed before you",
     413: "Too large",
     422: "This cannot be used as it is",
@@ -36,6 +38,8 @@ _NEXT = {
     500: "Nothing of your request may be taken as done. The log names the cause under the request id below.",
     503: "Nothing was lost. Wait a few seconds and repeat.",
 }
+_FOR_PROGRAMS = ("/api/", "/v1/", "/loki/", "/metrics")
+"""Addresses that answer programs, whatever these say they accept."""
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -62,18 +66,47 @@ class PageRoute(APIRoute):
             except RequestValidationError as error:
                 first = error.errors()[0] if error.errors() else {"loc": (), "msg": "not understood"}
                 return error_page(request, 422, f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}")
-            except Exception:  # the pages' stage edge: the cause goes to the log, never to the reader
+            except HTTPException as error:
+                return _refused(request, error)
+            except Exception as error:  # the pages' stage edge: the cause goes to the log, never to the reader
+                unavailable = without_room(error)
+                if unavailable is not None:
+                    logger.warning("page was not stored: path=%s error=%s", request.url.path, unavailable)
+                    return error_page(request, 503, str(unavailable))
                 logger.exception("page failed", extra={"path": request.url.path})
                 return error_page(request, 500, "an unexpected error")
 
         return with_pages
 
 
-def error_page(request: Request, status: int, message: str) -> Response:
+def install(app: FastAPI) -> None:
+    """Answers an address that does not exist with a page, where it is a browser that asks."""
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        ours = not request.url.path.startswith(_FOR_PROGRAMS)
+        if ours and error.status_code in (404, 405) and "text/html" in request.headers.get("accept", "").lower():
+            return _refused(request, error)
+        return http_problem(request, error)
+
+
+def _refused(request: Request, error: HTTPException) -> Response:
+    """A page for what the framework refuses."""
+    if isinstance(error.__cause__, errors.PlatformError):
+        return error_page(request, status_of(error.__cause__), str(error.__cause__))
+    path = request.url.path[:200]
+    if error.status_code == 404:
+        return error_page(request, 404, f"There is no page {path}.", next_step="Check the address, or start anew.")
+    if error.status_code == 405:
+        return error_page(request, 405, f"{request.method} is not allowed on {path}.")
+    return error_page(request, error.status_code, str(error.detail))
+
+
+def error_page(request: Request, status: int, message: str, *, next_step: str = "") -> Response:
     """A page for an error; `message` is shown escaped."""
     return render(
         request, request.app.state.services, "error.html", status=status, title=_TITLES.get(status, _TITLES[500]),
-        message=message, next_step=_NEXT.get(status, ""), code=status, back=_back(request),
+        message=message, next_step=next_step or _NEXT.get(status, ""), code=status, back=_back(request),
         request_id=request.scope.get("headspring.request_id", ""),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from headspring.gateway.services import Services
-from headspring.gateway.ui import audit, estate, incidents, query, runs, session
+from headspring.gateway.ui import audit, errors, estate, incidents, query, runs, session
 from headspring.gateway.ui.pages import STATIC
 
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -32,6 +32,7 @@ def router(services: Services) -> APIRouter:
 def mount(app: FastAPI, services: Services) -> None:
     """Pages and files into an app."""
     app.state.services = services
+    errors.install(app)
     app.include_router(router(services))
     app.mount("/static", _Files(directory=STATIC), name="static")
 

@@ -9,12 +9,15 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from headspring.gateway.api.access import Installation, Operator, Viewer
+from headspring.gateway.api.bodies import JsonRoute
 from headspring.proto.action import Feedback
 from headspring.proto.codec import to_jsonable
+from headspring.proto.detection import AlertStatus
 from headspring.proto.errors import NotFound
 from headspring.proto.ids import time_ordered_id
+from headspring.proto.incident import IncidentState
 
-router = APIRouter(tags=["incidents"])
+router = APIRouter(tags=["incidents"], route_class=JsonRoute)
 
 Limit = Annotated[int, Query(ge=1, le=200, description="most items on a page")]
 Cursor = Annotated[str, Query(max_length=512, description="`next_cursor` of the page before")]
@@ -34,7 +37,7 @@ class FeedbackBody(BaseModel):
 
 @router.get("/incidents", summary="Incidents, newest first")
 async def incidents(
-    services: Installation, who: Viewer, state: Annotated[list[str] | None, Query()] = None, entity: str = "",
+    services: Installation, who: Viewer, state: Annotated[list[IncidentState] | None, Query()] = None, entity: str = "",
     text: Annotated[str, Query(max_length=200)] = "", limit: Limit = 50, cursor: Cursor = "",
 ) -> dict[str, Any]:  # fmt: skip
     page = await asyncio.to_thread(
@@ -75,10 +78,11 @@ async def feedback(services: Installation, who: Operator, incident_id: str, body
 
 @router.get("/alerts", summary="Alerts, newest first")
 async def alerts(
-    services: Installation, who: Viewer, status: str = "", entity: str = "", limit: Limit = 50, cursor: Cursor = ""
-) -> dict[str, Any]:
+    services: Installation, who: Viewer, status: AlertStatus | Literal[""] = "", entity: str = "", limit: Limit = 50,
+    cursor: Cursor = "",
+) -> dict[str, Any]:  # fmt: skip
     page = await asyncio.to_thread(
-        services.documents.alerts, who.tenant, status=status, entity=entity, limit=limit, cursor=cursor
+        services.documents.alerts, who.tenant, status=str(status), entity=entity, limit=limit, cursor=cursor
     )
     return {"items": [to_jsonable(item) for item in page.items], "next_cursor": page.next_cursor}
 

@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from headspring.gateway.api.access import Admin, Installation
+from headspring.gateway.api.bodies import JsonRoute
 from headspring.gateway.auth.keys import Role
 
-router = APIRouter(tags=["keys"])
+router = APIRouter(tags=["keys"], route_class=JsonRoute)
 
 
 class KeyBody(BaseModel):

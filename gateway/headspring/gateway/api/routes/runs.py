@@ -9,11 +9,12 @@ from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 
 from headspring.gateway.api.access import Admin, Installation, Operator, Viewer
+from headspring.gateway.api.bodies import JsonRoute
 from headspring.gateway.api.routes.incidents import Cursor, Limit
 from headspring.proto.codec import to_jsonable
 from headspring.proto.errors import ContractError, NotFound
 
-router = APIRouter(tags=["runbooks"])
+router = APIRouter(tags=["runbooks"], route_class=JsonRoute)
 
 
 class ExecuteBody(BaseModel):

@@ -21,10 +21,10 @@ _HEARTBEAT_S = 15.0
 
 @router.get("/events", summary="Changes of incidents, diagnoses and runs as server-sent events")
 async def events(
-    request: Request, services: Installation, who: Viewer, last_event_id: Annotated[str, Header()] = ""
+    request: Request, services: Installation, who: Viewer, last_event_id: Annotated[str, Header(max_length=40)] = ""
 ) -> StreamingResponse:
     """Resumes after `Last-Event-ID`; an event of kind `reload` says that the gap is too large to fill."""
-    after = int(last_event_id) if last_event_id.isdigit() else None
+    after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else None
 
     async def stream() -> AsyncIterator[str]:
         yield "retry: 2000\n\n"

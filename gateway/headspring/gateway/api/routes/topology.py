@@ -9,34 +9,35 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from headspring.gateway.api.access import Admin, Installation, Viewer
+from headspring.gateway.api.bodies import JsonRoute
 from headspring.knowledge.topology.graph import Edge, EdgeType, Node
 from headspring.proto.codec import to_jsonable
 from headspring.proto.errors import ContractError
 from headspring.proto.ids import split_entity
 
-router = APIRouter(tags=["topology"])
+router = APIRouter(tags=["topology"], route_class=JsonRoute)
 
 
 class NodeBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     entity: Annotated[str, Field(max_length=500, examples=["service:default/payment"])]
     kind: Annotated[str, Field(max_length=50, examples=["service"])]
 
 
 class EdgeBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     caller: Annotated[str, Field(max_length=500)]
     callee: Annotated[str, Field(max_length=500)]
-    type: EdgeType = EdgeType.SYNC
+    type: Annotated[EdgeType, Field(strict=False)] = EdgeType.SYNC  # JSON has it as a text
     weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
 
 
 class TopologyBody(BaseModel):
     """What an operator declares, whole: it replaces what was declared before; discovered edges stay."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     nodes: Annotated[list[NodeBody], Field(max_length=20_000)] = []
     edges: Annotated[list[EdgeBody], Field(max_length=100_000)]
@@ -62,11 +63,14 @@ async def topology(services: Installation, who: Viewer) -> dict[str, Any]:
 
 @router.put("/config/topology", summary="Declares edges that telemetry does not show")
 async def declare(services: Installation, who: Admin, body: TopologyBody) -> dict[str, int]:
-    for entity in [item for edge in body.edges for item in (edge.caller, edge.callee)]:
+    named = [node.entity for node in body.nodes]
+    for entity in named + [item for edge in body.edges for item in (edge.caller, edge.callee)]:
         try:
             split_entity(entity)
         except ValueError as error:
             raise ContractError(str(error)) from error
+        if not entity.isprintable():
+            raise ContractError(f"{entity!r} holds characters that cannot be printed; wanted kind:namespace/name")
     now_ns = services.clock.now_ns()
     await asyncio.to_thread(
         services.topology.replace_configured,

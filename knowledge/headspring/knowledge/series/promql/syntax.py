@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import promql_parser as pp
@@ -39,6 +40,8 @@ Not           subqueries, @, group_left/group_right, and/or/unless, atan2, nativ
 
 MAX_QUERY_CHARS = 4_000
 _MAX_DEPTH = 64
+_MAX_DURATION = timedelta(days=36_500)
+"""A hundred years of range or offset: with any time of a query they stay within 64 bits of nanoseconds."""
 """Nested expressions; far above any dashboard, far below Python's recursion limit."""
 _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*)
@@ -139,6 +142,7 @@ def _check(query: str, node: Any, depth: int) -> None:
     if isinstance(node, pp.VectorSelector):
         _check_selector(query, node)
     elif isinstance(node, pp.MatrixSelector):
+        _check_duration(query, node.range)
         _check_selector(query, node.vector_selector)
     elif isinstance(node, pp.SubqueryExpr):
         raise QueryError("subqueries are not in the supported subset of PromQL", position=_subquery_at(query))
@@ -173,6 +177,15 @@ def _check_selector(query: str, selector: Any) -> None:
         raise unsupported(query, "the @ modifier", "@")
     if selector.matchers.or_matchers:
         raise unsupported(query, "or between label conditions", "or")
+    _check_duration(query, selector.offset)
+
+
+def _check_duration(query: str, duration: timedelta | None) -> None:
+    if duration is not None and abs(duration) > _MAX_DURATION:
+        raise QueryError(
+            f"a duration of {duration.days} days; at most {_MAX_DURATION.days} are taken",
+            position=position_of(query, lambda kind, text: text in ("[", "offset")),
+        )
 
 
 def _check_operator(query: str, node: Any) -> None:
