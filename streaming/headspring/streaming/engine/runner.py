@@ -160,8 +160,10 @@ class StageRunner:
         self._counts.restarts += 1
         self._state = StageState.BACKING_OFF
         wait_s = min(_LONGEST_BACK_OFF_S, self._back_off_s * 2 ** min(self._failures - 1, 20))
-        _LOG.warning("stage failed, goes on from its last commit: stage=%s wait_s=%.1f failures=%d",
-                     self._stage.name, wait_s, self._failures, exc_info=cause)  # fmt: skip
+        # A backend that is away, or a full disk, is no defect: one line says it, a stack would say no more.
+        stack = None if retryable else cause
+        _LOG.warning("stage failed, goes on from its last commit: stage=%s wait_s=%.1f failures=%d error=%s",
+                     self._stage.name, wait_s, self._failures, cause, exc_info=stack)  # fmt: skip
         await self._pause(wait_s)
 
     async def _session(self) -> None:
