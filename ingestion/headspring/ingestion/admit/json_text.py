@@ -35,6 +35,22 @@ def parse_json(data: bytes, *, max_depth: int) -> Any:
     return value
 
 
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words, for messages.
+
+    >>> kind_of([]), kind_of({"a": 1}), kind_of(None)
+    ('an array', "an object of 'a'", 'null')
+    """
+    if isinstance(value, dict):
+        names = ", ".join(repr(name[:40]) for name in list(value)[:5])
+        return f"an object of {names}" if names else "an empty object"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, list):
+        return "an array"
+    return "a text" if isinstance(value, str) else "a number"
+
+
 def _refuse_constant(name: str) -> float:
     raise ContractError(f"body is not JSON: it holds {name}")
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headspring.ingestion.admit.json_text import kind_of
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.normalize import entities
 from headspring.ingestion.normalize.values import cut, time_ns
@@ -55,7 +56,10 @@ def alertmanager_alerts(payload: Any, limits: Limits, source: str = "") -> list[
     if isinstance(payload, list):
         payload = {"alerts": payload}
     if not isinstance(payload, Mapping) or not isinstance(payload.get("alerts"), list):
-        raise ContractError('wanted a JSON object with a list "alerts" (Alertmanager webhook version 4 or plain)')
+        raise ContractError(
+            f"got {kind_of(payload)}, "
+            'wanted a JSON object with a list "alerts" (Alertmanager webhook version 4 or plain)'
+        )
     if not source:
         source = "grafana" if "orgId" in payload else "alertmanager" if "groupKey" in payload else "webhook"
     _check_count(payload["alerts"], limits)
@@ -69,7 +73,7 @@ def alertmanager_alerts(payload: Any, limits: Limits, source: str = "") -> list[
 def prometheus_alerts(payload: Any, limits: Limits, now_ns: int) -> list[ReceivedAlert]:
     """Alerts of Alertmanager's own API v2, as Prometheus posts them: firing until `endsAt` has passed."""
     if not isinstance(payload, list):
-        raise ContractError("wanted a JSON array of alerts (Alertmanager API v2)")
+        raise ContractError(f"wanted a JSON array of alerts (Alertmanager API v2), got {kind_of(payload)}")
     _check_count(payload, limits)
     received = []
     for index, item in enumerate(payload):

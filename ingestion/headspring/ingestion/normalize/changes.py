@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from headspring.ingestion.admit.json_text import kind_of
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.normalize import entities
 from headspring.ingestion.normalize.values import cut, time_ns
@@ -63,7 +64,7 @@ def parse_changes(
 
 def _plain(item: Any, tenant: str, limits: Limits, now_ns: int) -> Change:
     if not isinstance(item, Mapping):
-        raise ContractError("a change is not a JSON object")
+        raise ContractError(f"a change is not a JSON object, got {kind_of(item)}")
     unknown = sorted(set(map(str, item)) - _FIELDS)
     if unknown:
         raise ContractError(f"unknown field {unknown[0][:40]!r} in a change; known are {', '.join(sorted(_FIELDS))}")

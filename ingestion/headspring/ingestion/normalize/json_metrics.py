@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headspring.ingestion.admit.json_text import kind_of
 from headspring.ingestion.normalize.metrics import SeriesDraft, prometheus_series
 from headspring.proto.errors import ContractError
 from headspring.proto.telemetry import MetricKind
@@ -25,7 +26,9 @@ def json_metrics(payload: Any, now_ns: int, rejected: Counter[str]) -> Iterator[
     """
     items = payload.get("metrics") if isinstance(payload, Mapping) else None
     if not isinstance(items, list):
-        raise ContractError('wanted {"metrics": [{"name": …, "labels": {…}, "value": …}]}')
+        raise ContractError(
+            f'got {kind_of(payload)}, wanted {{"metrics": [{{"name": …, "labels": {{…}}, "value": …}}]}}'
+        )
     for item in items:
         try:
             yield _entry(item, now_ns)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headspring.ingestion.admit.json_text import kind_of
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.normalize import entities
 from headspring.ingestion.normalize.metrics import resource_attributes
@@ -72,7 +73,7 @@ def json_logs(payload: Any, limits: Limits, now_ns: int, rejected: Counter[str])
     """
     items = payload.get("logs") if isinstance(payload, Mapping) else payload
     if not isinstance(items, list):
-        raise ContractError('wanted {"logs": [...]} with one object for each record')
+        raise ContractError(f'got {kind_of(payload)}, wanted {{"logs": [...]}} with one object for each record')
     for item in items:
         try:
             yield _json_record(item, limits, now_ns)

@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from headspring.ingestion.admit.json_text import kind_of
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.normalize import entities
 from headspring.ingestion.normalize.logs import severity_number
@@ -55,7 +56,9 @@ def json_push_logs(payload: Any, limits: Limits) -> Iterator[tuple[str, LogRecor
     """
     streams = payload.get("streams") if isinstance(payload, Mapping) else None
     if not isinstance(streams, list):
-        raise ContractError('wanted {"streams": [{"stream": {…}, "values": [["<ns>", "line"]]}]}')
+        raise ContractError(
+            f'got {kind_of(payload)}, wanted {{"streams": [{{"stream": {{…}}, "values": [["<ns>", "line"]]}}]}}'
+        )
     for index, stream in enumerate(streams):
         where = f"streams[{index}]"
         if not isinstance(stream, Mapping) or not isinstance(stream.get("values"), list):
