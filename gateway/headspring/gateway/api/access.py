@@ -32,7 +32,7 @@ def principal_of(request: Request) -> Principal:
     if (
         not bearer(headers)
         and request.method not in _SAFE
-        and not hmac.compare_digest(headers.get(CSRF_HEADER, ""), principal.csrf)
+        and not hmac.compare_digest(headers.get(CSRF_HEADER, "").encode(), principal.csrf.encode())
     ):
         raise Forbidden(f"a browser session must send its token in the header {CSRF_HEADER}")
     return principal

@@ -19,6 +19,7 @@ from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from headspring.gateway.demo import estate
 from headspring.gateway.demo.estate_runner import MAX_REPLICAS, Shop
@@ -95,8 +96,18 @@ def make_api(shop: Shop, ledger: Ledger) -> FastAPI:
     @api.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: Exception) -> JSONResponse:
         found = error.errors() if isinstance(error, RequestValidationError) else []
-        wrong = [f"{'.'.join(map(str, item['loc'][1:])) or 'body'}: {item['msg']}" for item in found]
+        wrong = [
+            f"{'.'.join(map(str, item['loc'][1:])) or 'body'}: {item['msg']}; found {repr(item.get('input'))[:80]}"
+            for item in found[:5]
+        ]
         return _problem(422, "; ".join(wrong))
+
+    @api.exception_handler(HTTPException)
+    def _refused(request: Request, error: Exception) -> JSONResponse:
+        status, detail = (error.status_code, str(error.detail)) if isinstance(error, HTTPException) else (500, "")
+        if status == 400:  # nested too deeply, not UTF-8, numbers without end
+            detail = "the body is no JSON that can be read; wanted a small object"
+        return _problem(status, detail)
 
     @api.post("/simulate/delay")
     def delay(body: Delay) -> dict[str, Any]:
