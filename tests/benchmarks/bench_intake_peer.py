@@ -264,9 +264,9 @@ def text(result: dict[str, Any]) -> str:
 NOTES = (
     "Headspring answers when the samples are in its log and `fdatasync` has returned. vmagent answers when it has the "
     "samples in memory and sends blocks on from there, after -remoteWrite.flushInterval (1 s) at the latest; "
-    "-remoteWrite.tmpDataPath takes what the receiver does not take in time. So what it acknowledged and has not sent is "
-    "in memory only: it wrote nothing to disk in these rounds. VictoriaMetrics too answers from memory and writes parts "
-    "later. The bytes written are the kernel's count per process.",
+    "-remoteWrite.tmpDataPath takes what the receiver does not take in time. So what it acknowledged and has not sent "
+    "is in memory only: it wrote nothing to disk in these rounds. VictoriaMetrics too answers from memory and writes "
+    "parts later. The bytes written are the kernel's count per process.",
     "vmagent forwards: its CPU time holds packing and sending every sample on, to a sink that discards. Headspring's "
     "intake holds the log's write instead; what reads the log is in the figures of the whole platform only.",
     "Debian's vmagent and victoria-metrics 1.79.5 do not take OTLP (asked at each run), so OTLP has no peer here: its "
