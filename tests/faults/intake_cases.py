@@ -111,7 +111,7 @@ SHAPES = [
     _shape(LOGS, "a number for the list", {"logs": 7}, "got an object of 'logs'", "one object for each record"),
     _shape(PUSH, "a text", MARK, "got a text", 'wanted {"streams"'),
     _shape(PUSH, "no values", {"streams": [{"stream": {}}]}, "streams[0] needs a list `values`"),
-    _shape(PUSH, "a number for the time", {"streams": [{"values": [[1, MARK]]}]}, 'something else than ["<ns>", "line"'),
+    _shape(PUSH, "a number for the time", {"streams": [{"values": [[1, MARK]]}]}, 'else than ["<ns>", "line"'),
     _shape(PUSH, "a time that is none", {"streams": [{"values": [["soon", MARK]]}]}, "timestamp 'soon'", "nanoseconds"),
     _shape(PUSH, "a label that is a number", {"streams": [{"stream": {"a": 1}, "values": []}]}, "object of texts"),
     Case("protobuf without snappy", PUSH, b"\xff" * 30, PROTOBUF, 400, ("not a snappy block",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,8 @@ def reason(answer: httpx2.Response, *, sent: Mapping[str, str]) -> str:
     assert media == "application/problem+json"
     problem = answer.json()
     assert problem["status"] == answer.status_code
-    assert problem["type"] and problem["title"]
+    assert problem["type"]
+    assert problem["title"]
     assert problem["instance"] == path[:200]
     return str(problem["detail"])
 
@@ -127,6 +128,16 @@ class Desk:
         """Headers of a new key with a role."""
         made = self._client.post(f"{self.site.url}/api/v1/keys", json={"name": f"desk-{role}", "role": role})
         return {"authorization": f"Bearer {made.json()['key']}"}
+
+    def stream(self, method: str, path: str, chunks: Iterable[bytes], headers: Mapping[str, str]) -> httpx2.Response:
+        """A body whose length is not declared."""
+        return self._client.request(method, self.site.url + path, content=chunks, headers=dict(headers))
+
+    def sign_in(self) -> str:
+        """The cookie of a new browser session."""
+        form = {"key": self.site.api_key}
+        answer = self._client.post(f"{self.site.url}/login", data=form, headers={"origin": self.site.url})
+        return answer.headers["set-cookie"].partition(";")[0]
 
     def check(self, case: Case, answer: httpx2.Response) -> None:
         """The answer is the one that the case wants, and the platform goes on."""
