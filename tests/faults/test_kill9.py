@@ -90,13 +90,13 @@ def test_what_was_acknowledged_survives_twenty_kills_and_no_step_is_done_twice(s
         site.people.look(site.operations)
     site.load.stop()
     site.desks.no_more()
+    assert not site.load.sent.refused
+    check_samples(site.platform.asked, site.load, seconds=round(time.time() - began) + 60)
+    check_alerts(site.platform.asked, site.load)
     runs = eventually(
         lambda: site.people.look(site.operations),
         lambda found: all(found[run]["state"] == "succeeded" for run in site.people.approved), seconds=60,
     )  # fmt: skip
-    assert not site.load.sent.refused
-    check_samples(site.platform.asked, site.load, seconds=round(time.time() - began) + 60)
-    check_alerts(site.platform.asked, site.load)
     check_audit(site)
     check_runs(site, runs)
     print(report(site, time.time() - began))
