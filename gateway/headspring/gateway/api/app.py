@@ -74,7 +74,7 @@ def gateway_app(services: Services) -> Application:
         if scope["type"] != "http":
             await api(scope, receive, send)
             return
-        if scope["path"] in PATHS and scope["method"] in ("POST", "PUT"):
+        if scope["path"] in PATHS:
             await intake(scope, receive, send)
             return
         request_id = secrets.token_hex(8)

@@ -92,7 +92,7 @@ def problem(request: Request, status: int, detail: str, **extra: Any) -> JSONRes
             "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail[:_MAX_CHARS],
-            "instance": request.url.path[:_MAX_CHARS],
+            "instance": request.url.path[:200],
             "request_id": request.scope.get("headspring.request_id", ""),
             **extra,
         },
