@@ -18,6 +18,7 @@ from headspring.knowledge.topology.embedded import EmbeddedTopology
 from headspring.proto import codec
 from headspring.proto.clock import NS_PER_S, ManualClock, SystemClock
 from headspring.proto.detection import Alert
+from headspring.proto.errors import ConfigError
 from headspring.proto.incident import Incident
 from headspring.proto.topics import ALERTS, CHANGES, FEATURES, INCIDENTS, METRICS, SERIES, SPANS
 from headspring.streaming.engine.port import Outgoing, Stage
@@ -41,6 +42,8 @@ async def replay(
     Raises:
         ConfigError: the folder holds no event log, or belongs to a running installation.
     """
+    if not (data / "log").is_dir():
+        raise ConfigError(f"{data} holds no event log to replay; wanted the data folder of an installation")
     log = await SegmentLog.open(data / "log", clock=SystemClock())
     try:
         with TemporaryDirectory(prefix="headspring-replay-") as folder:
