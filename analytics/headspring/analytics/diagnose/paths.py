@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from headspring.analytics.diagnose.case import Clue
 from headspring.knowledge.topology.graph import EdgeType, Topology
+from headspring.proto.ids import entity_name
 from headspring.proto.incident import CauseKind
 
 DEVIATES = 3.0
@@ -66,7 +67,7 @@ def path_clues(
             entity=entity,
             kind="path",
             llr=4.0 * score / top - 1.0,
-            summary="deviating all the way to " + path[-1] if len(path) > 1 else "is where the alert is",
+            summary="deviating all the way to " + entity_name(path[-1]) if len(path) > 1 else "is where the alert is",
             cause=CauseKind.UNSPECIFIED,
             deviation=min(value.get(entity, 0.0), 50.0),
         )
