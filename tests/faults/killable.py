@@ -44,6 +44,11 @@ class Killable:
         )  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def launch(self) -> None:
         """Starts the process and does not wait for it."""
         with self._log.open("ab") as out:
@@ -52,12 +57,12 @@ class Killable:
                 env=self._env,
             )  # fmt: skip
 
-    def await_ready(self) -> None:
+    def await_ready(self, *, seconds: float = START_S) -> None:
         """
         Raises:
             RuntimeError: the process ended, or is not ready in time; holds the end of its log.
         """
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + seconds
         while not healthy(f"{self.asked.url}/api/v1/ready"):
             ended = self._process.poll() if self._process else -1
             if ended is not None or time.monotonic() > deadline:

@@ -21,6 +21,8 @@ from tests.faults.killable import Killable
 from tests.faults.refusals import JSON, PROTOBUF, SNAPPY, export
 from tests.servers.headspring import eventually
 
+from headspring.ingestion.wire.prompb import WriteRequest
+
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 LEDGER = "full_disk_ledger"
@@ -108,21 +110,141 @@ def _metrics() -> bytes:
 
 
 def _remote_write() -> bytes:
-    """A WriteRequest of a hundred series, spelled in protobuf's bytes; names of 500 letters."""
+    request = WriteRequest()
+    for number in range(100, 200):
+        series = request.timeseries.add()
+        series.labels.add(name="__name__", value=f"crowd_{number}_{LARGE[:500]}")
+        series.samples.add(value=1.0, timestamp=time.time_ns() // 10**6)
+    return bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
 
-    def part(number: int, data: bytes) -> bytes:
-        size, head = len(data), b""
-        while size > 0x7F:
-            head, size = head + bytes([size & 0x7F | 0x80]), size >> 7
-        return bytes([number << 3 | 2]) + head + bytes([size]) + data
 
-    now_ms = time.time_ns() // 10**6
-    stamp = b""
-    while now_ms > 0x7F:
-        stamp, now_ms = stamp + bytes([now_ms & 0x7F | 0x80]), now_ms >> 7
-    sample = part(2, b"\x09" + b"\0" * 6 + b"\xf0\x3f" + b"\x10" + stamp + bytes([now_ms]))
-    series = [
-        part(1, part(1, part(1, b"__name__") + part(2, f"crowd_{number}_{LARGE[:500]}".encode())) + sample)
-        for number in range(100, 200)
-    ]
-    return bytes(cramjam.snappy.compress_raw(b"".join(series)))
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+ALERT = {"labels": {"alertname": "late", "service": "a"}, "annotations": {"summary": LARGE}}
+WRITES: tuple[tuple[str, dict[str, str], Any], ...] = (
+    ("/v1/metrics", PROTOBUF, _metrics),
+    ("/v1/logs", PROTOBUF, _logs),
+    ("/v1/traces", PROTOBUF, _traces),
+    ("/api/v1/write", {**PROTOBUF, **SNAPPY}, _remote_write),
+    ("/api/v1/metrics/write", JSON,
+     lambda: _json({"metrics": [{"name": f"crowd_{n}_{LARGE[:500]}", "value": 1} for n in range(200, 300)]})),
+    ("/api/v1/logs/write", JSON, lambda: _json({"logs": [{"message": LARGE}]})),
+    ("/loki/api/v1/push", JSON,
+     lambda: _json({"streams": [{"stream": {"service": "a"}, "values": [[str(time.time_ns()), LARGE]]}]})),
+    ("/api/v1/alerts/ingest", JSON, lambda: _json({"alerts": [ALERT]})),
+    ("/api/v2/alerts", JSON, lambda: _json([ALERT])),
+    ("/api/v1/alerts/ingest", JSON, lambda: _json({"neither": LARGE})),  # not even kept as a dead letter
+    ("/api/v1/changes", JSON, lambda: _json({"service": "a", "kind": "deploy", "summary": LARGE})),
+)  # fmt: skip
+SETTINGS: tuple[tuple[str, str, object], ...] = (
+    ("PUT", "/api/v1/config/detection", {"latency_ratio": 7}),
+    ("PUT", "/api/v1/config/topology",
+     {"edges": [{"caller": f"service:default/a{n}", "callee": "service:default/b"} for n in range(2000)]}),
+    ("POST", "/api/v1/keys", {"name": "late", "role": "viewer"}),
+)  # fmt: skip
+READS = (
+    "/api/v1/incidents", "/api/v1/alerts", "/api/v1/logs?query=x", "/api/v1/topology", "/api/v1/services",
+    "/api/v1/runs", "/api/v1/runbooks", "/api/v1/audit", "/api/v1/health", "/api/v1/config/detection", "/metrics",
+)  # fmt: skip
+
+
+def fill(site: Site) -> None:
+    """Writes on until the disk has refused twenty requests in a row, every one of them in words."""
+    site.disk.fill(site.platform.process_id)
+    refused = 0
+    deadline = time.monotonic() + 60
+    while refused < 20:
+        assert time.monotonic() < deadline, "the disk is not full"
+        answer = site.write()
+        if answer.status_code == 202:
+            refused = 0
+            continue
+        refused += 1
+        check_refusal(site, answer)
+
+
+def check_refusal(site: Site, answer: httpx2.Response) -> None:
+    """503, when to come again, and what to do about it."""
+    assert answer.status_code == 503, f"{answer.request.url.path} {answer.status_code} {answer.text[:500]}"
+    assert int(answer.headers["retry-after"]) >= 1
+    if answer.headers["content-type"] == "application/x-protobuf":
+        message = Status.FromString(answer.content).message
+    else:
+        assert answer.headers["content-type"] == "application/problem+json"
+        message = answer.json()["detail"]
+    assert "free disk space" in message, message
+
+
+def check_every_way_in(site: Site) -> None:
+    before = site.platform.asked.get("/api/v1/config/detection")
+    for path, headers, body in WRITES:
+        check_refusal(site, site.client.post(site.url + path, content=body(), headers=headers))
+    for method, path, value in SETTINGS:
+        check_refusal(site, site.client.request(method, site.url + path, json=value))
+    assert site.platform.asked.get("/api/v1/config/detection") == before, "in force and not stored"
+
+
+def check_reads(site: Site) -> None:
+    site.check()
+    for path in READS:
+        answer = site.client.get(site.url + path)
+        assert answer.status_code == 200, f"{path} {answer.status_code} {answer.text[:300]}"
+
+
+def check_recovery(site: Site) -> None:
+    """Takes telemetry and settings again without a restart; every stage comes back."""
+    eventually(lambda: site.write().status_code, lambda status: status == 202, seconds=20)
+    eventually(site.ready, bool, seconds=60)
+    for path, headers, body in WRITES:
+        answer = site.client.post(site.url + path, content=body(), headers=headers)
+        assert answer.is_success or b"neither" in body(), f"{path} {answer.status_code} {answer.text[:300]}"
+    for method, path, value in SETTINGS:
+        assert site.client.request(method, site.url + path, json=value).is_success
+    site.check()
+
+
+def check_log(site: Site) -> None:
+    text = site.platform.log()
+    assert not re.findall(r"Traceback|damaged|CRITICAL", text), text[-3000:]
+
+
+def test_a_full_disk_refuses_in_words_keeps_what_it_took_and_goes_on_when_there_is_space(site: Site) -> None:
+    for _ in range(2):  # the second time finds files that were written to between
+        fill(site)
+        check_every_way_in(site)
+        check_reads(site)
+        site.disk.free(site.platform.process_id)
+        check_recovery(site)
+    site.platform.stop()
+    site.platform.start()
+    site.check()
+    check_log(site)
+
+
+def test_a_platform_killed_on_a_full_disk_comes_back_with_all_it_took(site: Site) -> None:
+    fill(site)
+    process_id = site.platform.process_id
+    site.platform.kill()
+    if site.disk.says.startswith("No space"):
+        check_start_without_space(site)
+        site.disk.free(process_id)
+    site.platform.start()
+    site.check()
+    check_recovery(site)
+    check_log(site)
+
+
+def check_start_without_space(site: Site) -> None:
+    """Either it starts and serves what it has, or it says in one line why not."""
+    site.platform.launch()
+    try:
+        site.platform.await_ready(seconds=30)
+    except RuntimeError:
+        lines = site.platform.log().splitlines()
+        assert "free disk space" in lines[-1] or "No space left on device" in lines[-1], lines[-20:]
+    else:
+        site.check()
+    finally:
+        site.platform.stop()
