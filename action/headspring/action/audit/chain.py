@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headspring.proto.errors import ConfigError, Rejected, Unavailable
+from headspring.proto.secret_file import make
 
 _KEY_BYTES = 32
 _MAX_DETAIL_BYTES = 64 * 1024
@@ -243,10 +244,7 @@ def _key(path: Path, *, new: bool) -> bytes:
             raise ConfigError(f"the audit log has entries and its key {path} is missing; restore it") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         key = secrets.token_bytes(_KEY_BYTES)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(key.hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        make(path, key.hex().encode() + b"\n")
     except ValueError as error:
         raise ConfigError(f"{path} is not an audit key: {error}") from error
     if len(key) != _KEY_BYTES:

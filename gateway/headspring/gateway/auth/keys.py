@@ -21,9 +21,11 @@ import sqlalchemy as sa
 from headspring.proto.clock import NS_PER_S, Clock
 from headspring.proto.errors import ConfigError, Forbidden, NotFound, Unauthenticated
 from headspring.proto.ids import DEFAULT_TENANT
+from headspring.proto.secret_file import read_or_make
 
 SESSION_S = 12 * 3600
 """A browser session ends after half a day."""
+_PEPPER_BYTES = 32
 _CACHED_S = 5.0
 """A key that another process revoked works for no longer than this."""
 _MIN_KEY_CHARS = 16
@@ -87,7 +89,7 @@ class KeyStore:
 
     def __init__(self, folder: Path, *, clock: Clock) -> None:
         self._clock = clock
-        self._pepper = _pepper(folder / "auth.pepper")
+        self._pepper = read_or_make(folder / "auth.pepper", _PEPPER_BYTES)
         self._engine = sa.create_engine(f"sqlite:///{folder / 'auth.db'}")
         _metadata.create_all(self._engine)
         os.chmod(folder / "auth.db", 0o600)
@@ -215,16 +217,3 @@ def _principal(row: sa.Row[tuple[object, ...]], *, csrf: str = "") -> Principal:
     return Principal(
         key_id=values["key_id"], name=values["name"], role=Role(values["role"]), tenant=values["tenant"], csrf=csrf
     )
-
-
-def _pepper(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        pepper = secrets.token_bytes(32)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(pepper)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return pepper

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,6 +42,7 @@ from headspring.proto import codec
 from headspring.proto.action import Feedback
 from headspring.proto.clock import Clock, SystemClock
 from headspring.proto.errors import ConfigError
+from headspring.proto.secret_file import read_or_make
 from headspring.proto.telemetry import SeriesDescriptor
 from headspring.proto.topics import FEEDBACK, SERIES, record_key
 from headspring.streaming.engine.local import LocalEngine
@@ -53,6 +52,8 @@ from headspring.streaming.log.segments import SegmentLog
 from headspring.streaming.windows.stage import WindowStage
 
 logger = logging.getLogger(__name__)
+
+_SERIES_KEY_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
     labels = await asyncio.to_thread(LabelStore, data / "labels.db")
 
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_series=settings.max_series)
-    registry = SeriesRegistry(key=_secret(data / "series.key"), limits=limits)
+    registry = SeriesRegistry(key=read_or_make(data / "series.key", _SERIES_KEY_BYTES), limits=limits)
     known = [codec.decode(SeriesDescriptor, stored.record.value) for stored in await log.latest_by_key(SERIES.name)]
     registry.load(known)
     await asyncio.to_thread(series.register, known)
@@ -170,17 +171,3 @@ def _detection(file: Path) -> DetectConfig:
         return DetectConfig.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{file} holds no detection settings: {error}; mend or remove it") from error
-
-
-def _secret(file: Path) -> bytes:
-    """16 random bytes that stay the same for an installation."""
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(16)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(key)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return key
