@@ -49,6 +49,11 @@ class Killable:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self._process is None or self._process.poll() is not None
+
     def launch(self) -> None:
         """Starts the process and does not wait for it."""
         with self._log.open("ab") as out:
@@ -57,12 +62,12 @@ class Killable:
                 env=self._env,
             )  # fmt: skip
 
-    def await_ready(self, *, seconds: float = START_S) -> None:
+    def await_ready(self) -> None:
         """
         Raises:
             RuntimeError: the process ended, or is not ready in time; holds the end of its log.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + START_S
         while not healthy(f"{self.asked.url}/api/v1/ready"):
             ended = self._process.poll() if self._process else -1
             if ended is not None or time.monotonic() > deadline:

@@ -20,6 +20,7 @@ from tests.faults.disks import DISKS, Disk
 from tests.faults.killable import Killable
 from tests.faults.refusals import JSON, PROTOBUF, SNAPPY, export
 from tests.servers.headspring import eventually
+from tests.servers.process import healthy
 
 from headspring.ingestion.wire.prompb import WriteRequest
 
@@ -177,12 +178,22 @@ def check_refusal(site: Site, answer: httpx2.Response) -> None:
     assert "free disk space" in message, message
 
 
+def check_refused(site: Site, method: str, path: str, **body: Any) -> None:
+    """A database that tidies up may have freed some pages since the disk was full; then it is filled again."""
+    for _ in range(10):
+        site.disk.fill(site.platform.process_id)
+        answer = site.client.request(method, site.url + path, **body)
+        if not answer.is_success:
+            break
+    check_refusal(site, answer)
+
+
 def check_every_way_in(site: Site) -> None:
     before = site.platform.asked.get("/api/v1/config/detection")
     for path, headers, body in WRITES:
-        check_refusal(site, site.client.post(site.url + path, content=body(), headers=headers))
+        check_refused(site, "POST", path, content=body(), headers=headers)
     for method, path, value in SETTINGS:
-        check_refusal(site, site.client.request(method, site.url + path, json=value))
+        check_refused(site, method, path, json=value)
     assert site.platform.asked.get("/api/v1/config/detection") == before, "in force and not stored"
 
 
@@ -237,14 +248,14 @@ def test_a_platform_killed_on_a_full_disk_comes_back_with_all_it_took(site: Site
 
 
 def check_start_without_space(site: Site) -> None:
-    """Either it starts and serves what it has, or it says in one line why not."""
+    """It serves what it has, refuses writes and is not ready; or it says in one line why it does not start."""
     site.platform.launch()
     try:
-        site.platform.await_ready(seconds=30)
-    except RuntimeError:
-        lines = site.platform.log().splitlines()
-        assert "free disk space" in lines[-1] or "No space left on device" in lines[-1], lines[-20:]
-    else:
-        site.check()
+        eventually(lambda: site.platform.ended or healthy(f"{site.url}/metrics"), bool, seconds=60)
+        if site.platform.ended:
+            assert "No space left on device" in site.platform.log().splitlines()[-1]
+        else:
+            check_every_way_in(site)
+            check_reads(site)
     finally:
         site.platform.stop()
