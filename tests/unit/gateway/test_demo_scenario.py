@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,6 +12,7 @@ from headspring.gateway.demo import estate
 from headspring.gateway.demo.command import main
 from headspring.gateway.demo.scenario import BY_NAME, SCENARIOS, Judge
 from headspring.gateway.demo.supervisor import Crash, Delay, Deploy, Error, Name
+from headspring.proto.errors import ConfigError
 
 _BODIES: dict[str, type[BaseModel]] = {"delay": Delay, "error": Error, "crash": Crash, "deploy": Deploy}
 _DONE = [{"service": "payment", "operation": "restart"}]
@@ -142,3 +144,12 @@ def test_every_call_of_the_estate_leads_to_a_route() -> None:
 def test_an_unknown_scenario_is_a_usage_error_that_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("meteor", True, False, None, 1.0) == 2
     assert "payment-delay" in capsys.readouterr().err
+
+
+def test_without_the_shops_packages_the_demo_says_what_to_install_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(ConfigError, match=r"pip install 'headspring\[shop\]'"):
+        main("payment-delay", True, False, tmp_path / "data")
+    assert not (tmp_path / "data").exists()

@@ -20,6 +20,7 @@ from typing import IO
 
 from headspring.gateway.demo import estate
 from headspring.gateway.demo.client import Client, Platform
+from headspring.gateway.demo.processes import instrumentation
 from headspring.gateway.demo.scenario import BY_NAME, Judge, Scenario, top_hypothesis
 from headspring.gateway.demo.screen import Screen
 from headspring.proto.errors import ActionError, ConfigError, NotReady, PlatformError, Unavailable
@@ -58,10 +59,14 @@ def main(
         timeout_s: Time from the fault to the resolved incident.
         minutes: How long the healthy shop is watched.
         baseline_s: Normal traffic before the fault.
+
+    Raises:
+        ConfigError: the `shop` extra is not installed.
     """
     if fault != HEALTHY and fault not in BY_NAME:
         sys.stderr.write(f"no scenario {fault!r}; wanted one of {', '.join(BY_NAME)}, {HEALTHY}\n")
         return 2
+    instrumentation()  # without it nothing would start, which is better said before anything does
     folder = (data or Path(tempfile.mkdtemp(prefix="headspring-demo-"))).resolve()
     scenario = BY_NAME.get(fault)
     title = f"{fault}: {scenario.summary}" if scenario else f"healthy shop, {minutes:g} minutes"

@@ -112,16 +112,25 @@ class Child:
             self.process.stdout.close()
 
 
-def instrumented(module: str, *arguments: str) -> list[str]:
-    """argv that runs a module under OpenTelemetry's zero-code instrumentation.
+def instrumentation() -> Path:
+    """The program that instruments another from outside.
 
     Raises:
         ConfigError: the `shop` extra is not installed.
     """
     wrapper = Path(sys.executable).with_name("opentelemetry-instrument")
     if not wrapper.exists():
-        raise ConfigError(f"{wrapper} is missing; install the demo's packages: pip install 'headspring[shop]'")
-    return [str(wrapper), sys.executable, "-m", module, *arguments]
+        raise ConfigError("the demo's packages are not installed; install them: pip install 'headspring[shop]'")
+    return wrapper
+
+
+def instrumented(module: str, *arguments: str) -> list[str]:
+    """argv that runs a module under OpenTelemetry's zero-code instrumentation.
+
+    Raises:
+        ConfigError: the `shop` extra is not installed.
+    """
+    return [str(instrumentation()), sys.executable, "-m", module, *arguments]
 
 
 def telemetry_env(export: Export, *, service: str, version: str, replica: int) -> dict[str, str]:
