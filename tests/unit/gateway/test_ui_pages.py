@@ -144,6 +144,36 @@ async def test_a_query_outside_the_subset_points_at_the_trouble(browser: httpx2.
     assert "^</pre>" in answer.text
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/incidents/a/b", "/static/nothing.css", "/<b>bold</b>"])
+async def test_an_unknown_address_is_a_page_to_a_browser_and_a_problem_to_a_program(
+    browser: httpx2.AsyncClient, path: str
+) -> None:
+    page = await browser.get(path, headers={"accept": "text/html,application/xhtml+xml"})
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "There is no page" in page.text
+    assert unescape(page.text).count(f"There is no page {path}.") == 1
+    assert 'rel="stylesheet"' in page.text
+    assert 'href="/incidents"' in page.text
+    assert "<b>" not in page.text
+    problem = await browser.get(path, headers={"accept": "application/json"})
+    assert (problem.status_code, problem.headers["content-type"]) == (404, "application/problem+json")
+
+
+async def test_an_api_address_is_never_answered_with_a_page(browser: httpx2.AsyncClient) -> None:
+    answer = await browser.get("/api/v1/nothing", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+async def test_a_method_that_a_page_does_not_take_and_a_form_that_is_none_are_pages(
+    browser: httpx2.AsyncClient,
+) -> None:
+    answer = await browser.delete("/incidents", headers={"accept": "text/html"})
+    assert (answer.status_code, "DELETE is not allowed" in answer.text) == (405, True)
+    kind = {"content-type": "multipart/form-data; boundary=x", "accept": "text/html", **OWN}
+    answer = await browser.post("/login", content=b"--x\r\nnot a form", headers=kind)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "text/html; charset=utf-8")
+
+
 async def test_an_unknown_incident_is_a_page_that_says_so(browser: httpx2.AsyncClient) -> None:
     answer = await browser.get("/incidents/inc-nowhere")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
