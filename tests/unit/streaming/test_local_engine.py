@@ -143,7 +143,7 @@ async def test_a_record_that_always_crashes_the_stage_does_not_stop_it_for_ever(
 
 @pytest.mark.parametrize("error", [Unavailable("store away"), RuntimeError("once"), OSError(5, "disk")])
 async def test_a_passing_failure_is_retried_from_the_last_commit_and_sets_nothing_aside(
-    tmp_path: Path, error: Exception
+    tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = await open_log(tmp_path)
     await log.append("in", [record("1"), record("2")])
@@ -154,6 +154,11 @@ async def test_a_passing_failure_is_retried_from_the_last_commit_and_sets_nothin
     health = engine.health()["t.adder"]
     assert (health.restarts, health.errors, health.dead_letters) == (3, 3, 0)
     assert type(error).__name__ in health.last_error
+    told = [entry for entry in caplog.records if "goes on from its last commit" in entry.message]
+    assert len(told) == 3
+    assert all(str(error) in entry.message for entry in told)
+    stacks = [entry for entry in told if entry.exc_info]
+    assert len(stacks) == (0 if isinstance(error, Unavailable) else 3), "a stack is for what may be a defect"
     await log.close()
 
 
