@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import cramjam
+import grpc
 import httpx2
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -194,7 +196,23 @@ def check_every_way_in(site: Site) -> None:
         check_refused(site, "POST", path, content=body(), headers=headers)
     for method, path, value in SETTINGS:
         check_refused(site, method, path, json=value)
+    check_grpc(site)
     assert site.platform.asked.get("/api/v1/config/detection") == before, "in force and not stored"
+
+
+def check_grpc(site: Site) -> None:
+    asked = site.platform.asked
+    site.disk.fill(site.platform.process_id)
+    with grpc.insecure_channel(asked.grpc_target) as channel:
+        call = channel.unary_unary("/opentelemetry.proto.collector.logs.v1.LogsService/Export")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(_logs(), metadata=[("authorization", f"Bearer {asked.api_key}")], timeout=30)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "free disk space" in refused.value.details()
+    details = Status.FromString(dict(refused.value.trailing_metadata())["grpc-status-details-bin"]).details
+    retry = RetryInfo()
+    assert details[0].Unpack(retry)
+    assert retry.retry_delay.ToSeconds() >= 1
 
 
 def check_reads(site: Site) -> None:

@@ -65,7 +65,7 @@ def without_room(error: BaseException) -> errors.Unavailable | None:
     elif not (isinstance(cause, OSError) and cause.errno in _NO_ROOM):
         return None
     return errors.Unavailable(
-        f"the data folder cannot be written now ({cause}); nothing was changed: free disk space and repeat",
+        f"the data folder cannot be written now ({cause}): free disk space and repeat",
         retry_after_s=5.0,
     )
 
