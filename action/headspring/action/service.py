@@ -306,6 +306,11 @@ class ActionService:
         now_ns = self._clock.now_ns()
         if run.runbook not in self._runbooks:
             raise PreconditionFailed(f"the runbook {run.runbook} is gone; ask again with one that is there")
+        said = _untold(run, actor, verdict, plan_digest)
+        if said is not None:
+            # It was kept and could not be told, for instance on a full disk: who says it again has it told.
+            self._note_decision(run, said)
+            return self._found(run_id)
         rules = self._runbooks[run.runbook].approval
         check_decision(
             run, verdict=verdict, actor=actor, role=role, roles=rules.roles, digest=plan_digest, now_ns=now_ns
@@ -408,6 +413,15 @@ class ActionService:
 
 
 _LEVELS = ("low", "medium", "high")
+
+
+def _untold(run: RunView, actor: str, verdict: str, plan_digest: str) -> Decision | None:
+    """A decision that is kept with a run and that no event speaks of, if somebody says the very same again."""
+    for decision in run.decisions:
+        told = any(event.actor == actor and event.time_ns >= decision.time_ns for event in run.events)
+        if (decision.actor, decision.verdict, decision.digest) == (actor, verdict, plan_digest) and not told:
+            return decision
+    return None
 
 
 def _run_id(incident: Incident, runbook: str, target: str, *more: str) -> str:

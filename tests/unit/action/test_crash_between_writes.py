@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from headspring.action.store import RunStore
 from headspring.action.views import Decision, RunView
 from headspring.proto.action import Plan, RunState
 from headspring.proto.clock import SystemClock
+from headspring.proto.errors import Conflict, Unavailable
 
 CLOCK = SystemClock()
 
@@ -96,6 +98,24 @@ def test_a_decision_that_was_not_told_is_in_the_trail_before_anything_is_done(
         assert _trail(acting)[1] == (after, "ann")
     for acting in _restarted(tmp_path, operations):  # and only once
         assert _trail(acting).count((after, "ann")) == 1
+
+
+def test_who_approves_again_after_the_trail_could_not_be_written_has_it_written_and_the_run_begun(
+    tmp_path: Path, operations: Operations, plan: Plan, store: RunStore
+) -> None:
+    for acting in _restarted(tmp_path, operations):
+        run_id = _waiting(store).run_id
+        with sqlite3.connect(tmp_path / "audit.db") as held:
+            held.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(Unavailable):
+                acting.approve(run_id, "ann", "operator", plan.digest, tenant="default")
+            held.rollback()
+        held.close()
+        acting.approve(run_id, "ann", "operator", plan.digest, tenant="default")
+        wait_for(acting, run_id, RunState.SUCCEEDED)
+        assert _trail(acting).count(("run.approved", "ann")) == 1
+        with pytest.raises(Conflict):
+            acting.approve(run_id, "ann", "operator", plan.digest, tenant="default")
 
 
 def test_a_withdrawal_that_was_not_told_is_told(
