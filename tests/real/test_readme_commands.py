@@ -66,6 +66,15 @@ def test_the_commands_that_ask_a_platform_answer_what_its_api_does(platform: Hea
     assert {item["name"] for item in headspring(platform, "runbooks")} >= {"restart-service", "roll-back-deploy"}
 
 
+def test_automation_is_stopped_and_goes_on(platform: Headspring) -> None:
+    assert headspring(platform, "freeze") == {"frozen": True}
+    assert platform.get("/api/v1/automation") == {"frozen": True}
+    assert headspring(platform, "thaw") == {"frozen": False}
+    assert [item["action"] for item in platform.get("/api/v1/audit")["items"][:2]] == [
+        "automation.thawed", "automation.frozen",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

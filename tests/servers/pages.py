@@ -81,6 +81,11 @@ class StoredActions:
         self.needed = 1
         """People who must approve."""
 
+    frozen = False
+
+    def set_frozen(self, frozen: bool, *, actor: str, tenant: str) -> None:
+        self.frozen = frozen
+
     def run(self, run_id: str, *, tenant: str) -> RunView | None:
         return self.store.run(run_id, tenant=tenant)
 

@@ -338,6 +338,25 @@ async def test_the_second_to_decide_is_told_who_was_first(pages: Site, browser: 
     assert "admin was first" in answer.text
 
 
+async def test_an_operator_stops_all_automation_and_every_page_says_so(
+    pages: Site, browser: httpx2.AsyncClient
+) -> None:
+    form = fields((await browser.get("/runs")).text, "/automation")
+    answer = await browser.post("/automation", data=form, headers=OWN)
+    assert answer.headers["location"] == "/runs?done=frozen"
+    assert (await browser.get("/api/v1/automation")).json() == {"frozen": True}
+    html = (await browser.get("/incidents")).text
+    assert "Automation is stopped" in html
+    await browser.post("/automation", data=fields(html, "/automation"), headers=OWN)
+    assert "Automation is stopped" not in (await browser.get("/incidents")).text
+    await sign_in(browser, pages.keys["viewer"])
+    html = (await browser.get("/runs")).text
+    assert "/automation" not in html
+    form["csrf"] = fields(html, "/logout")["csrf"]
+    assert (await browser.post("/automation", data=form, headers=OWN)).status_code == 403
+    assert not pages.actions.frozen
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"origin": "https://evil.example"}, {"origin": "null"}, {"referer": "https://evil.example/x"}]
 )

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headspring.analytics.diagnose.case import Clue, LogTable
-from headspring.analytics.diagnose.logs import level, template
+from headspring.analytics.diagnose.logs import level, speaks_of, template
 from headspring.analytics.diagnose.spans import Forest
+from headspring.proto.ids import entity_name
 from headspring.proto.incident import CauseKind
 
 _MIN_REQUESTS = 4
@@ -42,7 +43,12 @@ def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clu
     """Clues ordered by entity. Lines without a span id, or of spans that are not here, are left out."""
     alarming: set[str] = set()
     then, now = _counts(old, logs, alarming), _counts(new, logs, alarming)
+    below: dict[str, set[str]] = defaultdict(set)
+    for caller, callee in sorted(_calls(old) | _calls(new)):
+        below[caller].add(callee)
+    names = {caller: [entity_name(callee) for callee in sorted(callees)] for caller, callees in below.items()}
     best: dict[str, tuple[float, str]] = {}
+    most = 0.0
     for unit in sorted(then.keys() & now.keys()):
         (all_then, covered_then, before), (all_now, covered_now, after) = then[unit], now[unit]
         for event in sorted(before.keys() | after.keys()):
@@ -61,20 +67,20 @@ def behaviour_clues(old: Forest, new: Forest, logs: LogTable | None) -> list[Clu
             if z < _MIN_Z:
                 continue
             score = min(z, _CAP_Z) * (_ERROR_BONUS if q > p and event in alarming else 1.0)
+            most = max(most, score)
+            if not event.startswith(_CALL) and speaks_of(event, names.get(unit[0], ())):
+                score *= _PASSED_ON
             if score > best.get(unit[0], (0.0, ""))[0]:
                 text = f"“{event[:90]}” in {q:.0%} of its {unit[1][:60]} requests, {p:.0%} before"
                 best[unit[0]] = (score, text)
     if not best:
         return []
-    calls = _calls(old) | _calls(new)
-    below: dict[str, set[str]] = defaultdict(set)
-    for caller, callee in sorted(calls):
-        below[caller].add(callee)
     scores = {
         entity: value * (_PASSED_ON if any(best.get(c, (0.0, ""))[0] >= 0.5 * value for c in below[entity]) else 1.0)
         for entity, (value, _) in best.items()
     }
-    top = max(scores.values())
+    # Lines that speak of others do not set the measure, and do not look strong for want of better ones either.
+    top = max(*scores.values(), _PASSED_ON * most) if scores else 1.0
     return [
         Clue(
             entity=entity,

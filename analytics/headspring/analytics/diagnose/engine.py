@@ -25,7 +25,9 @@ from headspring.analytics.diagnose.rules import crash_clues, no_demand, starved
 from headspring.analytics.diagnose.severity import CAP, Deviation, deviations
 from headspring.analytics.diagnose.spans import EMPTY
 from headspring.analytics.diagnose.traces import TraceFacts, joined, select, trace_facts
+from headspring.knowledge.topology.graph import EdgeType
 from headspring.proto.clock import NS_PER_S
+from headspring.proto.ids import entity_name
 from headspring.proto.incident import Diagnosis
 
 _ALERT_LAG_NS = 60 * NS_PER_S
@@ -61,7 +63,7 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
         methods.append("traces")
     clues: list[Clue] = [*facts.clues, *crash_clues(view, facts.unreachable), *metric_clues(view)]
     if in_time() and case.logs is not None and len(case.logs):
-        clues += log_clues(case.logs, start_ns, case.window[1])
+        clues += log_clues(case.logs, start_ns, case.window[1], _called(case))
         methods.append("logs")
     value = _walk_values(view, facts)
     walked, paths = path_clues(case.topology, value, alerted)
@@ -102,6 +104,14 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
         seconds=time.monotonic() - began,
         outside=outside,
     )
+
+
+def _called(case: Case) -> dict[str, list[str]]:
+    """Entity → names of what it calls."""
+    return {
+        entity: [entity_name(edge.callee) for edge in edges if edge.type is not EdgeType.RUNS_ON]
+        for entity, edges in case.topology.out_edges.items()
+    }
 
 
 def _onsets(case: Case, found: Sequence[Deviation]) -> dict[int, Onset]:

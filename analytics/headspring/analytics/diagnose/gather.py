@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headspring.analytics.diagnose.case import Case, LogTable, Series
+from headspring.analytics.diagnose.logs import level
 from headspring.analytics.diagnose.roles import is_outbound, role_of
 from headspring.knowledge.documents.port import DocumentStore, LogHit
 from headspring.knowledge.series.port import Matcher, MatchOp, SeriesData, SeriesStore
@@ -28,7 +29,8 @@ _MAX_ENTITIES = 60
 _RADIUS = 4
 _MAX_SPANS = 40_000
 """On each side; the newest. Forty thousand spans are read and compared in well under a second."""
-_MAX_LINES = 2_000
+_MAX_LINES = 10_000
+"""Of logs on each side; the newest."""
 _CHANGES_NS = 3600 * NS_PER_S
 _LEAST_LEAD_NS = 10 * NS_PER_S
 _LEAD_SHARE = 0.3
@@ -213,10 +215,26 @@ def _outside(spans: SpanTable, ranges: Sequence[tuple[int, int]]) -> SpanTable:
     return SpanTable(**{name: getattr(spans, name)[keep] for name in SpanTable.__slots__})
 
 
-def _logs(documents: DocumentStore, tenant: str, normal: tuple[int, int], window: tuple[int, int]) -> LogTable | None:
+def _lines(documents: DocumentStore, tenant: str, between: tuple[int, int]) -> tuple[list[LogHit], bool]:
+    """The newest lines of a range, and whether these are all."""
     hits: list[LogHit] = []
-    for start_ns, end_ns in (normal, window):
-        hits += documents.search_logs(tenant, "", start_ns=start_ns, end_ns=end_ns, limit=_MAX_LINES).items
+    cursor = ""
+    while len(hits) < _MAX_LINES:
+        page = documents.search_logs(tenant, "", start_ns=between[0], end_ns=between[1], limit=1000, cursor=cursor)
+        hits += page.items
+        cursor = page.next_cursor
+        if not cursor:
+            return hits, True
+    return hits, False
+
+
+def _logs(documents: DocumentStore, tenant: str, normal: tuple[int, int], window: tuple[int, int]) -> LogTable | None:
+    hits, whole = _lines(documents, tenant, window)
+    hits += _lines(documents, tenant, normal)[0]
+    if not whole:
+        # The oldest part of the window is missing, between lines that are there: nothing follows from an ordinary
+        # line that is not seen.
+        hits = [hit for hit in hits if level(hit.record.severity_number, hit.record.body) != "info"]
     if not hits:
         return None
     hits.sort(key=lambda hit: (hit.record.time_ns, hit.entity, hit.record.body))

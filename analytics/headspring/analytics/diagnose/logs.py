@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +26,10 @@ _MAX_TEMPLATE_CHARS = 160
 _MAX_LINES = 200_000
 _ERROR, _WARNING = 17, 13
 _ERROR_WORDS = re.compile(r"\b(?:error|exception|fail(?:ed|ure)?|fatal|panic|refused|timed? ?out|traceback)\b", re.I)
+_OF_OTHERS = 0.2
+"""Share left to a line of an entity's log that names what the entity calls."""
+_MIN_NAME = 3
+"""Characters; shorter names stand in too many lines by chance."""
 _WEIGHT = {"error": 1.0, "warning": 0.4, "info": 0.03}
 
 
@@ -49,12 +55,30 @@ def level(severity: int, body: str) -> str:
     return "info"
 
 
-def log_clues(table: LogTable, onset_ns: int, end_ns: int) -> list[Clue]:
-    """Clues ordered by entity; lines from `onset_ns` on are compared with those before."""
+def speaks_of(body: str, names: Iterable[str]) -> bool:
+    """Whether a line names one of these, as a word of its own.
+
+    >>> speaks_of("payment cannot be reached: ConnectionError", ["payment", "mail"])
+    True
+    >>> speaks_of("prepayment failed", ["payment"])
+    False
+    """
+    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", body) for name in names if len(name) >= _MIN_NAME)
+
+
+def log_clues(
+    table: LogTable, onset_ns: int, end_ns: int, called: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[Clue]:
+    """Clues ordered by entity; lines from `onset_ns` on are compared with those before.
+
+    Args:
+        called: Entity → names of what it calls. A line that names one of them tells of trouble there.
+    """
     rows = range(max(0, len(table) - _MAX_LINES), len(table))
     before: Counter[tuple[str, str]] = Counter()
     after: Counter[tuple[str, str]] = Counter()
     levels: dict[tuple[str, str], str] = {}
+    example: dict[tuple[str, str], str] = {}
     masked: dict[str, str] = {}
     first: dict[tuple[str, str], int] = {}
     for row in rows:
@@ -69,12 +93,14 @@ def log_clues(table: LogTable, onset_ns: int, end_ns: int) -> list[Clue]:
             first.setdefault(key, time_ns)
         else:
             before[key] += 1
+        example.setdefault(key, body)
         levels.setdefault(key, level(int(table.severity[row]), body))
     total_before, total_after = max(sum(before.values()), 1), sum(after.values())
     if not total_after:
         return []
     scale = total_after / total_before
     score: dict[str, float] = defaultdict(float)
+    all_of: dict[str, float] = defaultdict(float)
     worst: dict[str, tuple[float, tuple[str, str]]] = {}
     for key in sorted(after):
         expected = before[key] * scale
@@ -85,10 +111,13 @@ def log_clues(table: LogTable, onset_ns: int, end_ns: int) -> list[Clue]:
         surprise = _WEIGHT[levels[key]] * max(
             0.0, count * float(np.log(count / (expected + 1.0))) - count + expected + 1
         )
+        all_of[key[0]] += surprise
+        surprise *= _OF_OTHERS if speaks_of(example[key], called.get(key[0], ())) else 1.0
         score[key[0]] += surprise
         if surprise > worst.get(key[0], (0.0, key))[0]:
             worst[key[0]] = (surprise, key)
-    top = max(score.values(), default=0.0)
+    # The strongest sets the measure even if it speaks of another: what is left must not look strong for want of it.
+    top = max(all_of.values(), default=0.0)
     if top < 3.0:
         return []
     found = []

@@ -245,15 +245,16 @@ def silences(view: View, *, share: float = 0.1) -> dict[str, Deviation]:
 
 
 def symptom_strengths(view: View, starved: frozenset[str] = frozenset()) -> Mapping[str, float]:
-    """Entity → adverse deviation of what its users notice (latency, errors, availability, lost traffic), 0..CAP.
+    """Entity → adverse deviation of what its users notice (latency, errors, availability, no traffic), 0..CAP.
 
-    Lost traffic of `starved` entities is left out: they lack it because others do not ask.
+    Less traffic travels from caller to callee, so it says nothing about who is to blame further down: only silence
+    counts, and not that of `starved` entities, which lack traffic because others do not ask.
     """
     found: dict[str, float] = {}
     for role in (Role.LATENCY, Role.ERRORS, Role.SUCCESS, Role.SELF_TIME):
         for entity, item in view.of(role).items():
             found[entity] = max(found.get(entity, 0.0), item.adverse)
-    for entity, item in view.of(Role.TRAFFIC).items():
-        if item.signed < 0 and item.value < 0.5 * item.baseline and entity not in starved:
+    for entity, item in silences(view).items():
+        if entity not in starved:
             found[entity] = max(found.get(entity, 0.0), -item.signed)
     return found

@@ -42,6 +42,9 @@ class Remote:
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._call("POST", path, json=dict(body), headers={"Idempotency-Key": secrets.token_hex(16)})
 
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._call("PUT", path, json=dict(body))
+
     def pages(self, path: str, *, limit: int, **parameters: Any) -> Iterator[Any]:
         """Items of a paged list, at most `limit`."""
         cursor = ""

@@ -185,6 +185,8 @@ app.command(epilog="Example: headspring incident inc-0192f3")(remote.incident)
 app.command(epilog="Example: headspring approve run-0192f3 --comment 'seen'")(remote.approve)
 app.command(epilog="Example: headspring reject run-0192f3 --comment 'not now'")(remote.reject)
 app.command(epilog="Example: headspring runbooks -o yaml")(remote.runbooks)
+app.command(epilog="Example: headspring freeze")(remote.freeze)
+app.command(epilog="Example: headspring thaw")(remote.thaw)
 
 
 def main() -> None:

@@ -116,6 +116,22 @@ def reject(
     _decide("reject", run_id, "", comment, True, url, key, output)
 
 
+def freeze(url: Url = None, key: Key = None, output: Output = Format.TABLE) -> None:
+    """Stops all automation at once: steps under way end, no other step starts until `headspring thaw`."""
+    _automation(True, url, key, output)
+
+
+def thaw(url: Url = None, key: Key = None, output: Output = Format.TABLE) -> None:
+    """Lets automation go on after `headspring freeze`."""
+    _automation(False, url, key, output)
+
+
+def _automation(frozen: bool, url: str | None, key: str | None, output: Format) -> None:
+    from headspring.gateway.cli.client import Remote
+
+    show(Remote(url, key).put("/automation", {"frozen": frozen}), output)
+
+
 def _decide(
     verb: str, run_id: str, digest: str, comment: str, yes: bool, url: str | None, key: str | None, output: Format
 ) -> None:

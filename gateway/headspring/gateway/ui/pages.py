@@ -41,6 +41,8 @@ _DONE = {
     "requested": "Requested. The plan waits for approval by somebody else.",
     "feedback": "Noted, thank you. It counts when models and causes are judged next.",
     "acknowledged": "Acknowledged. Everybody who looks sees that you are on it.",
+    "frozen": "Stopped. Steps under way end; runs that have more to do are handed to people.",
+    "thawed": "Automation goes on.",
     "signed-out": "You are signed out.",
 }
 """What a redirect may say in `?done=`; nothing else is ever shown from there."""
@@ -76,6 +78,7 @@ def render(
         age=partial(words.age, now_ns=now_ns),
         done=_DONE.get(request.query_params.get("done", ""), ""),
         path=request.url.path,
+        frozen=who is not None and services.actions.frozen,
         **values,
     )  # fmt: skip
     return HTMLResponse(html, status_code=status, headers=_HEADERS)

@@ -85,6 +85,12 @@ async def runs(
     )
 
 
+@router.post("/automation")
+async def set_automation(services: Installation, who: Operator, frozen: Annotated[bool, Form()]) -> Response:
+    await asyncio.to_thread(services.actions.set_frozen, frozen, actor=who.name, tenant=who.tenant)
+    return see(f"/runs?done={'frozen' if frozen else 'thawed'}")
+
+
 @router.get("/runs/{run_id}")
 async def run(request: Request, services: Installation, who: Viewer, run_id: str) -> Response:
     view = await _find(services, who.tenant, run_id)

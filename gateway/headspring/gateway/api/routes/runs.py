@@ -34,6 +34,25 @@ class DecisionBody(BaseModel):
     comment: Annotated[str, Field(max_length=2000)] = ""
 
 
+class AutomationBody(BaseModel):
+    """The stop switch of all automation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    frozen: Annotated[bool, Field(description="true: no step of any run starts until it is false again")]
+
+
+@router.get("/automation", summary="Whether automation is stopped")
+async def automation(services: Installation, who: Viewer) -> dict[str, bool]:
+    return {"frozen": services.actions.frozen}
+
+
+@router.put("/automation", summary="Stops all automation at once, or lets it go on")
+async def set_automation(services: Installation, who: Operator, body: AutomationBody) -> dict[str, bool]:
+    await asyncio.to_thread(services.actions.set_frozen, body.frozen, actor=who.name, tenant=who.tenant)
+    return {"frozen": services.actions.frozen}
+
+
 @router.get("/runbooks", summary="The runbooks this installation has")
 async def runbooks(services: Installation, who: Viewer) -> dict[str, Any]:
     return {"items": [to_jsonable(item) for item in services.actions.runbooks()]}
