@@ -130,11 +130,12 @@ def service(
 
 
 def wait_for(acting: ActionService, run_id: str, *states: RunState, within_s: float = 20.0) -> RunView:
-    """The run once it is in one of the states."""
+    """The run once it is in one of the states, and has told so if it ended."""
     deadline = time.monotonic() + within_s
     while True:
         run = acting.run(run_id, tenant="default")
-        if run is not None and run.state in states:
+        told = run is not None and any(event.state is run.state for event in run.events)
+        if run is not None and run.state in states and (told or not run.state.final):
             return run
         if time.monotonic() > deadline:
             raise AssertionError(f"run {run_id} is {run.state if run else 'gone'}, wanted {states}")

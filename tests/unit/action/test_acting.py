@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def test_an_approved_plan_runs_is_verified_and_published(
     run = wait_for(acting, run_id, RunState.SUCCEEDED)
     assert operations.posts() == ["/services/billing/restart"]
     assert run.validation.startswith("pass")
+    deadline = time.monotonic() + 10
+    while published[-1][0] != FEEDBACK.name and time.monotonic() < deadline:
+        time.sleep(0.05)  # it is published after it is in the store
     states = [codec.decode(ActionEvent, value).state for topic, value in published if topic == ACTIONS.name]
     assert states[0] is RunState.WAITING_APPROVAL
     assert states[-1] is RunState.SUCCEEDED

@@ -344,7 +344,6 @@ async def test_an_operator_stops_all_automation_and_every_page_says_so(
     form = fields((await browser.get("/runs")).text, "/automation")
     answer = await browser.post("/automation", data=form, headers=OWN)
     assert answer.headers["location"] == "/runs?done=frozen"
-    assert (await browser.get("/api/v1/automation")).json() == {"frozen": True}
     html = (await browser.get("/incidents")).text
     assert "Automation is stopped" in html
     await browser.post("/automation", data=fields(html, "/automation"), headers=OWN)
