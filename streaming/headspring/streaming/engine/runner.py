@@ -154,6 +154,7 @@ class StageRunner:
         if at is not None and own_fault and (isinstance(cause, ContractError) or self._failures >= POISON_AFTER):
             topic, first, last = at
             self._suspects[topic] = (first, last)
+            self._state = StageState.STARTING  # it has not caught up, though nothing waits in its consumers now
             _LOG.warning("stage could not take a batch, will take it one by one: stage=%s topic=%s first=%d last=%d",
                          self._stage.name, topic, first, last, exc_info=cause)  # fmt: skip
             return
