@@ -121,6 +121,10 @@ class ActionService:
     def runbooks(self) -> Sequence[Runbook]:
         return [self._runbooks[name] for name in sorted(self._runbooks)]
 
+    def acting_on(self, incident_id: str) -> bool:
+        """Whether an approved run is under way for an incident."""
+        return any(self._store.in_states(_ACTIVE, incident_id=incident_id))
+
     def propose(self, incident: Incident, diagnosis: Diagnosis) -> RunView | None:
         """Asks for approval of the best runbook for a diagnosis; None when none fits or it was asked before.
 
@@ -128,7 +132,7 @@ class ActionService:
         """
         if incident.state in _OVER or diagnosis.status not in _SURE:
             return None
-        if any(self._store.in_states(_ACTIVE, incident_id=incident.incident_id)):
+        if self.acting_on(incident.incident_id):
             return None
         for match in candidates(diagnosis, incident, self._runbooks):
             target = match.hypothesis.entity

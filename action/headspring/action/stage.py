@@ -15,9 +15,10 @@ from headspring.proto.topics import DIAGNOSES, INCIDENTS
 from headspring.streaming.engine.port import Outgoing
 from headspring.streaming.log.port import StoredRecord
 
-_SURE_AFTER_NS = 5 * NS_PER_S
-"""A likely cause must have stood for so long before anybody is asked to act on it; the first seconds of an
-incident are when the evidence still comes in. A confirmed one is asked about at once."""
+_STOOD_NS = {DiagnosisStatus.CONFIRMED: round(3.5 * NS_PER_S)}
+"""A cause, of one kind and by one change, must have stood for so long before anybody is asked to act on it: the first
+seconds of an incident are when the evidence still comes in. A confirmed one has then been looked at twice."""
+_STOOD_OTHERWISE_NS = 5 * NS_PER_S
 _T = TypeVar("_T")
 _Key = tuple[str, str]
 """Tenant, incident id."""
@@ -37,8 +38,8 @@ class ActStage:
         self._clock = clock
         self._incidents: OrderedDict[_Key, Incident] = OrderedDict()
         self._diagnoses: OrderedDict[_Key, Diagnosis] = OrderedDict()
-        self._since: dict[_Key, tuple[str, int]] = {}
-        """Cause that a diagnosis names, and since when."""
+        self._since: dict[_Key, tuple[tuple[str, str, str], int]] = {}
+        """What a diagnosis blames, and since when."""
         self._due: set[_Key] = set()
 
     async def process(self, topic: str, records: Sequence[StoredRecord]) -> Sequence[Outgoing]:
@@ -59,9 +60,8 @@ class ActStage:
                 diagnosis = codec.decode(Diagnosis, stored.record.value)
                 key = (diagnosis.tenant, diagnosis.incident_id)
                 _remember(self._diagnoses, key, diagnosis)
-                cause = diagnosis.hypotheses[0].entity if diagnosis.hypotheses else ""
-                if self._since.get(key, ("", 0))[0] != cause:
-                    self._since[key] = (cause, self._clock.now_ns())
+                if key not in self._since or self._since[key][0] != _blamed(diagnosis):
+                    self._since[key] = (_blamed(diagnosis), self._clock.now_ns())
                 self._due.add(key)
         await self._propose(self._clock.now_ns())
         return ()
@@ -76,8 +76,11 @@ class ActStage:
             incident, diagnosis = self._incidents.get(key), self._diagnoses.get(key)
             if incident is None or diagnosis is None:
                 continue  # the other half comes on its own topic
-            sure = diagnosis.status is DiagnosisStatus.CONFIRMED
-            if sure or now_ns - self._since[key][1] >= _SURE_AFTER_NS:
+            stood_ns = now_ns - self._since[key][1]
+            if stood_ns < _STOOD_NS.get(diagnosis.status, _STOOD_OTHERWISE_NS):
+                continue
+            # While a run acts on the incident nothing else is asked for; what is due then is due afterwards.
+            if not await asyncio.to_thread(self._service.acting_on, incident.incident_id):
                 self._due.discard(key)
                 await asyncio.to_thread(self._service.propose, incident, diagnosis)
 
@@ -110,9 +113,16 @@ class ActStage:
             diagnosis = codec.decode(Diagnosis, part)
             key = (diagnosis.tenant, diagnosis.incident_id)
             self._diagnoses[key] = diagnosis
-            cause = diagnosis.hypotheses[0].entity if diagnosis.hypotheses else ""
-            self._since[key] = (cause, self._clock.now_ns())
+            self._since[key] = (_blamed(diagnosis), self._clock.now_ns())
             self._due.add(key)
+
+
+def _blamed(diagnosis: Diagnosis) -> tuple[str, str, str]:
+    """Entity, kind and change of the first hypothesis: together they decide what can be done."""
+    if not diagnosis.hypotheses:
+        return "", "", ""
+    first = diagnosis.hypotheses[0]
+    return first.entity, first.kind.value, first.change_id
 
 
 def _remember(kept: OrderedDict[_Key, _T], key: _Key, value: _T) -> None:
