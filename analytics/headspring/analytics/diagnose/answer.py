@@ -64,7 +64,9 @@ def answer(
         ruled_out=tuple(one for one in ruled_out if one.probability < _RULED_OUT),
         missing_telemetry=_missing(case, alerted),
         changes=tuple(
-            change for change in case.changes if 0 <= onset_ns - change.time_ns <= _NEAR_CHANGES_S * NS_PER_S
+            change
+            for change in case.changes
+            if onset_ns - _NEAR_CHANGES_S * NS_PER_S <= change.time_ns <= max(onset_ns, case.detected_ns)
         )[:20],
         method=method,
         seconds=seconds,

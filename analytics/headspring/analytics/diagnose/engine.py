@@ -83,7 +83,7 @@ def diagnose(case: Case, *, deadline_s: float = 5.0) -> Diagnosis:
             case.changes,
             own_evidence(clues),
             sure_ns,
-            onsets={entity: begin for entity, (begin, _, _) in first.items()},
+            onsets=_usual_onsets(case, found, onsets),
             tolerance_ns=10 * NS_PER_S,
             texts=texts,
         )
@@ -233,6 +233,20 @@ def _first_onsets(
         if entity not in first or key < first[entity]:
             first[entity] = key
     return first
+
+
+def _usual_onsets(case: Case, found: Sequence[Deviation], onsets: Mapping[int, Onset]) -> dict[str, int]:
+    """Entity → median of when its clear deviations began.
+
+    What caused them came before most of them. The first alone may be noise: a busy minute before, a pause.
+    """
+    times: dict[str, list[int]] = defaultdict(list)
+    for item in found:
+        begin = onsets.get(item.series)
+        one = case.series[item.series]
+        if begin is not None and not one.outbound and item.adverse >= 2 * TARGET_CALM:
+            times[one.entity].append(begin.time_ns)
+    return {entity: sorted(group)[len(group) // 2] for entity, group in times.items()}
 
 
 def _order(case: Case, first: Mapping[str, tuple[int, int, int]], own: Mapping[str, float]) -> list[Clue]:
