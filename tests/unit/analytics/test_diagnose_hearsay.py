@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.unit.analytics.test_diagnose_world import START_NS, Estate, Fault, World, service, told
 
+from headspring.analytics.diagnose import engine
 from headspring.analytics.diagnose import gather as gathering
 from headspring.analytics.diagnose.case import LogTable
 from headspring.analytics.diagnose.logs import log_clues
+from headspring.analytics.diagnose.severity import deviations
 from headspring.knowledge.documents.port import DocumentStore
 from headspring.proto.clock import NS_PER_S
 from headspring.proto.incident import CauseKind
@@ -73,3 +77,27 @@ def test_all_lines_of_a_range_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     table = gathering._logs(estate.documents, "default", (START_NS, window[0]), window)
     assert table is not None
     assert set(table.severity.tolist()) == {17}
+
+
+async def test_a_blip_before_a_deployment_does_not_acquit_it() -> None:
+    world = World(calls={"front": ["desk"], "desk": ["till"], "till": []}, seed=3)
+    world.faults.append(Fault(where="till", at_s=50, delay_ms=300, errors=0.4))
+    estate = Estate(world)
+    await estate.run(64)
+    case = gathering.gather(
+        estate.incident(["till", "desk", "front"], at_s=55),
+        gathering.Stores(topology=estate.graph, series=estate.series, traces=estate.traces, documents=estate.documents),
+        gathering.Ranges(lead_ns=60 * NS_PER_S, normal_ns=600 * NS_PER_S),
+        now_ns=estate.clock.now_ns(),
+    )
+    found = deviations(case.series, case.normal, case.window)
+    begun = engine._onsets(case, found)
+    mine = [
+        item.series
+        for item in found
+        if item.series in begun and case.series[item.series].entity == service("till") and item.adverse > 6
+    ]
+    assert len(mine) >= 3
+    blip = {**begun, mine[0]: replace(begun[mine[0]], time_ns=START_NS + 20 * NS_PER_S)}
+    usual = engine._usual_onsets(case, found, blip)[service("till")]
+    assert abs(usual - (START_NS + 50 * NS_PER_S)) <= 4 * NS_PER_S
