@@ -30,6 +30,8 @@ BASELINE_S = 50.0
 """Normal traffic before the fault: what detection needs to know what is normal."""
 START_TIMEOUT_S = 120.0
 """First start compiles kernels; later ones take seconds."""
+_PERSON_S = 1800.0
+"""Least time from the fault to the resolved incident where a person decides."""
 _POLL_S = 0.5
 _OPERATOR = "demo-operator"
 
@@ -41,6 +43,8 @@ class Stand:
     platform: Platform
     operator: Platform
     """The same platform, as the person who approves."""
+    operator_key: str
+    """What that person signs in with."""
     shop: Client
     folder: Path
 
@@ -54,7 +58,7 @@ def main(
     Args:
         fault: A scenario's name or `none`.
         yes: Approves the proposed run as `demo-operator`; otherwise waits for a person in the UI.
-        keep: Leaves everything running afterwards until Ctrl-C.
+        keep: Leaves everything running afterwards until Ctrl-C; so does a terminal without `yes`.
         data: Folder to write to; a temporary one, removed afterwards, if None.
         timeout_s: Time from the fault to the resolved incident.
         minutes: How long the healthy shop is watched.
@@ -66,6 +70,8 @@ def main(
     if fault != HEALTHY and fault not in BY_NAME:
         sys.stderr.write(f"no scenario {fault!r}; wanted one of {', '.join(BY_NAME)}, {HEALTHY}\n")
         return 2
+    if not yes:
+        timeout_s = max(timeout_s, _PERSON_S)
     instrumentation()  # without it nothing would start, which is better said before anything does
     folder = (data or Path(tempfile.mkdtemp(prefix="headspring-demo-"))).resolve()
     scenario = BY_NAME.get(fault)
@@ -75,6 +81,10 @@ def main(
         with ExitStack() as stack:
             screen = Screen(f"Headspring demo · {title}")
             stand = stack.enter_context(_stand(folder, screen))
+            # Whoever decides in the browser also wants to look around there afterwards.
+            looks = keep or (not yes and sys.stdin.isatty())
+            if looks or not yes:
+                screen.say(f"sign in at {stand.platform.url} with the key {stand.operator_key}")
             with screen:
                 problems = (
                     _watch(stand, screen, minutes, baseline_s)
@@ -85,9 +95,10 @@ def main(
                 screen.say(f"✗ {problem}")
             if not problems:
                 screen.say("✓ everything as expected")
-            if keep:
+            if looks:
                 screen.say(f"still running at {stand.platform.url}; Ctrl-C ends it")
-                threading.Event().wait()
+                with suppress(KeyboardInterrupt):
+                    threading.Event().wait()
             return 1 if problems else 0
     except KeyboardInterrupt:
         return 130
@@ -121,6 +132,8 @@ def _run(
             judge.see(stand.platform.details(without=before))
             _show(stand, screen, judge)
             for found in judge.found.values():
+                if found.run_id in asked and not yes and found.run_state in ("executing", "validating", "succeeded"):
+                    screen.stage("approval", f"{found.runbook} approved", "done")
                 if not found.approvable or found.run_id in asked:
                     continue
                 asked.add(found.run_id)
@@ -128,7 +141,7 @@ def _run(
                     stand.operator.approve(found.run_id, found.digest)
                     screen.stage("approval", f"{found.runbook} approved by {_OPERATOR}", "done")
                 else:
-                    screen.say(f"approve it at {stand.platform.url}/incidents/{found.incident_id}")
+                    screen.say(f"read the plan and decide: {stand.platform.url}/incidents/{found.incident_id}")
     status = stand.shop.get("/simulate/status")
     problems = judge.shortcomings(status["operations"], status["faulty"])
     if not judge.done:
@@ -279,10 +292,11 @@ def _stand(folder: Path, screen: Screen) -> Iterator[Stand]:
         screen.say(f"platform at {url} (log {folder / 'platform.log'}), shop at {shop_url}")
         _await_ready(platform, platform_process, "platform")
         _await_ready(shop, shop_process, "shop")
-        operator = Platform(url, platform.new_key(_OPERATOR, "operator"))
+        operator_key = platform.new_key(_OPERATOR, "operator")
+        operator = Platform(url, operator_key)
         stack.callback(operator.close)
         screen.say("platform and shop are up")
-        yield Stand(platform=platform, operator=operator, shop=shop, folder=folder)
+        yield Stand(platform=platform, operator=operator, operator_key=operator_key, shop=shop, folder=folder)
 
 
 def _await_ready(client: Client, process: subprocess.Popen[bytes], name: str) -> None:
