@@ -10,11 +10,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # One environment for all targets: types and imports of every test are checked, so its clients must be there.
-SYNC := $(UV) sync --frozen --extra shop --extra causal --group real
+SYNC := $(UV) sync --frozen --extra shop --extra causal --extra distributed --group real
 ARGS ?=
+# Tests that kill, freeze and wait a lot: `make test-faults`. What every backend must do at all is in tests/contract.
+LONG := tests/faults/test_flink_kill9.py tests/faults/test_faust_kill9.py tests/faults/test_kafka_engine_kill.py \
+        tests/real/test_kafka_log_faults.py tests/real/test_kafka_engine_stages.py tests/real/test_kafka_snapshots.py \
+        tests/real/test_kafka_engine_equal.py tests/real/test_faust_engine.py tests/real/test_elasticsearch_documents.py \
+        tests/real/test_neo4j_topology.py tests/real/test_minio_artifacts.py tests/real/test_orchestrators.py \
+        tests/real/test_flink_windows.py tests/real/test_gateway_limits.py tests/real/test_kafka_engine.py \
+        tests/faults/test_stack_faults.py tests/faults/test_stack_scenarios.py tests/real/test_same_answers.py \
+        tests/faults/test_partitioned_collector.py tests/faults/test_stores_killed.py \
+        tests/faults/test_broker_full_disk.py tests/real/test_role_refusals.py
+# What test-real needs; the others are for test-faults and the stack.
+SERVERS := chromium prometheus alertmanager victoria compose_schema kafka elasticsearch neo4j redis minio postgres
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup check test test-real bench demo up proto clean
+.PHONY: help setup check test test-real test-faults servers stack stack-down bench demo up proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,8 +52,21 @@ test: $(VENV)/.ready-dev ## tests that need no server; ARGS go to pytest
 	$(BIN)/python -m pytest -q -m "not real" $(ARGS)
 
 test-real: $(VENV)/.ready-dev ## tests against real servers, which it downloads once into a cache
+	$(BIN)/python -m tests.servers $(SERVERS)
+	$(BIN)/python -m pytest -q -m real $(LONG:%=--ignore=%) $(ARGS)
+
+test-faults: $(VENV)/.ready-dev ## the long fault tests: many kills of brokers, jobs and processes; not part of CI
 	$(BIN)/python -m tests.servers
-	$(BIN)/python -m pytest -q -m real $(ARGS)
+	$(BIN)/python -m pytest -q $(wildcard $(LONG)) $(ARGS)
+
+servers: $(VENV)/.ready-dev ## brings every server of the tests and of the stack into a cache, with progress
+	$(BIN)/python -m tests.servers
+
+stack: servers ## every server and every role of the distributed shape on this machine, in the background
+	$(BIN)/python -m tests.servers.stack up $(ARGS)
+
+stack-down: $(VENV)/.ready-dev ## stops that stack and removes what it held
+	$(BIN)/python -m tests.servers.stack down
 
 bench: $(VENV)/.ready-dev ## measures, and writes tests/benchmarks/results/
 	set -e; for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS); done

@@ -8,7 +8,7 @@ import pytest
 
 from headspring.proto.clock import SystemClock
 from headspring.streaming.log.segments import SegmentLog
-from headspring.streaming.testing import EventLogContract, MakeLog
+from headspring.streaming.testing import EventLogContract, MakeLog, MakeStatefulLog, StatefulLogContract
 
 
 class TestSegmentLog(EventLogContract):
@@ -23,3 +23,9 @@ class TestSegmentLogWithTinySegments(EventLogContract):
     @pytest.fixture
     def make_log(self, tmp_path: Path) -> MakeLog:
         return lambda: SegmentLog.open(tmp_path, clock=SystemClock(), segment_bytes=256)
+
+
+class TestSegmentLogWithState(StatefulLogContract):
+    @pytest.fixture
+    def make_log(self, tmp_path: Path) -> MakeStatefulLog:
+        return lambda: SegmentLog.open(tmp_path, clock=SystemClock())

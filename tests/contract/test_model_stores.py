@@ -16,7 +16,7 @@ from headspring.proto.errors import BackendError, LimitExceeded
 class TestFiles(ArtifactStoreContract):
     @pytest.fixture
     def artifacts(self, tmp_path: Path) -> FileArtifactStore:
-        return FileArtifactStore(tmp_path / "artifacts", max_bytes=2_000_000)
+        return FileArtifactStore(tmp_path / "artifacts", max_bytes=self.max_bytes)
 
     def test_a_damaged_file_is_refused_and_can_be_put_again(self, artifacts: FileArtifactStore, tmp_path: Path) -> None:
         digest = artifacts.put(b"model")
@@ -33,7 +33,7 @@ class TestFiles(ArtifactStoreContract):
         digests = {artifacts.put(bytes([one])) for one in range(20)}
         assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == digests
         with pytest.raises(LimitExceeded):
-            artifacts.put(bytes(2_000_001))
+            artifacts.put(bytes(self.max_bytes + 1))
 
 
 class TestSqlite(ModelRegistryContract):

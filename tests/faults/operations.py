@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 SETTLE_S = 1.0
 """An answer that its caller got this long before it was killed is taken as written down by the caller."""
+_HELD_S = 120.0
 
 
 class Operations:
@@ -30,6 +31,9 @@ class Operations:
         """How often something was done, by path and body: the same thing under two keys counts twice."""
         self.open: set[str] = set()
         """Keys whose answer is on its way."""
+        self.hold_from = 0
+        """From so many different keys on, answers wait until `release`; 0: none does."""
+        self._released = threading.Event()
         self._answered_s: dict[str, float] = {}
         self._lock = threading.Lock()
         operations = self
@@ -46,8 +50,11 @@ class Operations:
                     operations.requests[key] += 1
                     operations.open.add(key)
                     operations.effects[self.path, body] += first
+                    held = 0 < operations.hold_from <= len(operations.requests)
                 if first and self.path.endswith("/restart"):
                     restarted(self.path.split("/")[2])
+                if held:
+                    operations._released.wait(_HELD_S)
                 time.sleep(delay_s)
                 self._answer({"done": self.path})
                 with operations._lock:
@@ -82,6 +89,11 @@ class Operations:
             self.interruptions.update(self.open | set(recent))
             return bool(self.open)
 
+    def release(self) -> None:
+        """Answers what is held, and whatever comes, at once."""
+        self._released.set()
+
     def close(self) -> None:
+        self.release()
         self._server.shutdown()
         self._server.server_close()

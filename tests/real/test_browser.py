@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from tests.servers import chromium
 from tests.servers.pages import DIGEST, INCIDENT, NOW_NS, RUN, Site, incident, site
 
 from headspring.proto.action import RunState
@@ -44,19 +44,13 @@ HOSTILE = (
 )
 
 
-def chromium() -> str:
-    """The browser's program; a machine without one fails, it does not skip."""
-    found = os.environ.get("HEADSPRING_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
-        pytest.fail("no Chromium: install it (Debian: apt-get install chromium) or name one in HEADSPRING_CHROMIUM")
-    return found
-
-
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Browser]:
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox does not start as root
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+        browser = playwright.chromium.launch(
+            executable_path=chromium.prepare(), args=arguments, env=dict(chromium.environment())
+        )
         yield browser
         browser.close()
 

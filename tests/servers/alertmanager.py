@@ -17,6 +17,11 @@ _TEMPLATES = b"/usr/share/prometheus/alertmanager"
 """Debian's build reads its templates from this absolute path."""
 
 
+def prepare() -> Path:
+    """Brings the server into the cache; where it is."""
+    return debian.root("alertmanager", PACKAGES)
+
+
 def program() -> tuple[Path, Path]:
     """(binary, folder to run it in). The binary's template path is made relative to that folder."""
     unpacked = debian.root("alertmanager", PACKAGES)

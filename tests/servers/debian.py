@@ -34,7 +34,7 @@ def root(name: str, packages: Sequence[str]) -> Path:
     """
     home = cache() / name
     unpacked, stamp = home / "root", home / "ready"
-    with _locked(cache() / f"{name}.lock"):
+    with locked(name):
         if stamp.exists() and stamp.read_text().split() == sorted(packages):
             return unpacked
         if shutil.which("apt-get") is None:
@@ -105,8 +105,8 @@ def _run(argv: Sequence[str], *, cwd: Path) -> str:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """One installation at a time, over processes."""
-    with file.open("w") as handle:
+def locked(name: str) -> Iterator[None]:
+    """One installation of a server at a time, over processes."""
+    with (cache() / f"{name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +25,13 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    argv: Sequence[str], *, health: str, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None,
-    timeout_s: float = 30.0,
+    argv: Sequence[str], *, health: str | Callable[[], bool], log: Path, env: Mapping[str, str] | None = None,
+    cwd: Path | None = None, timeout_s: float = 30.0, run_as: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
-    """A process from the moment that `health` answers 2xx until the block ends.
+    """A process from the moment that `health` answers 2xx, or is true, until the block ends.
+
+    Args:
+        run_as: user it runs as; for servers that refuse root.
 
     Raises:
         RuntimeError: it ended, or was not healthy within `timeout_s`; holds the end of its log.
@@ -36,7 +39,7 @@ def running(
     with log.open("wb") as out:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {})}, user=run_as,
         )  # fmt: skip
     try:
         _await(process, health, log, timeout_s)
@@ -63,9 +66,18 @@ def healthy(url: str) -> bool:
         return False
 
 
-def _await(process: subprocess.Popen[bytes], health: str, log: Path, timeout_s: float) -> None:
+def listening(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something accepts connections on a port."""
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def _await(process: subprocess.Popen[bytes], health: str | Callable[[], bool], log: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while not healthy(health):
+    while not (healthy(health) if isinstance(health, str) else health()):
         ended = process.poll()
         if ended is not None or time.monotonic() > deadline:
             end = log.read_text(errors="replace")[-3000:]

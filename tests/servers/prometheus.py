@@ -13,9 +13,14 @@ from tests.servers.process import free_port, running
 PACKAGES = ("prometheus",)
 
 
+def prepare() -> Path:
+    """Brings the server into the cache; where it is."""
+    return debian.root("prometheus", PACKAGES)
+
+
 def program() -> Path:
     """The server's binary."""
-    return debian.root("prometheus", PACKAGES) / "usr" / "bin" / "prometheus"
+    return prepare() / "usr" / "bin" / "prometheus"
 
 
 @contextmanager

@@ -1,52 +1,52 @@
 """The acting side as one service: propose, ask, decide, act, tell.
 
-Nothing here acts without a decision that a person made about exactly the plan that runs.
+Nothing here acts without a decision that a person made about exactly the plan that runs. Embedded, one process does
+everything over SQLite files. On PostgreSQL some processes act (`acts`) and others only decide: a decision is a row, and
+whichever process that acts comes first takes the run (`orchestrator`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from headspring.action.approve.policy import check_decision
 from headspring.action.audit.chain import AuditLog, Entry, Verdict
 from headspring.action.execute.port import Executor
 from headspring.action.execution import Execution
+from headspring.action.freeze import FileFreeze, Freeze, RowFreeze
+from headspring.action.leases import LEASE_S, Leases
 from headspring.action.notify.dispatch import Dispatcher
-from headspring.action.notify.port import Notification, Notifier
+from headspring.action.notify.port import Notifier
+from headspring.action.orchestrator import Orchestrator, executor_id
+from headspring.action.patience import Patience
 from headspring.action.plan.blast import blast_radius
 from headspring.action.plan.build import build_plan, digest_of
 from headspring.action.plan.match import candidates
 from headspring.action.runbooks.load import load_library
 from headspring.action.runbooks.schema import Runbook
 from headspring.action.store import RunStore
+from headspring.action.trail import PLATFORM, Emit, Trail, told
 from headspring.action.views import Decision, RunView, Validator
 from headspring.action.workflow import Workflows
 from headspring.knowledge.documents.port import DocumentStore, Page
 from headspring.knowledge.topology.port import TopologyGraph
-from headspring.proto import codec
-from headspring.proto.action import ActionEvent, Feedback, Plan, RunState
+from headspring.proto.action import Plan, RunState
 from headspring.proto.clock import NS_PER_S, Clock
-from headspring.proto.errors import Conflict, NotFound, PlatformError, PreconditionFailed
-from headspring.proto.ids import derived_id, digest, entity_name
+from headspring.proto.errors import ConfigError, Conflict, NotFound, PlatformError, PreconditionFailed
+from headspring.proto.ids import derived_id
 from headspring.proto.incident import Diagnosis, DiagnosisStatus, Hypothesis, Incident, IncidentState
-from headspring.proto.topics import ACTIONS, FEEDBACK, record_key
 
 logger = logging.getLogger(__name__)
 
-PLATFORM = "headspring"
-"""Who asks when nobody did: the platform itself. Any operator may decide about what it asks for."""
 COOL_DOWN_S = 900.0
 ATTEMPTS = 2
 """Approved runs of one runbook on one target within `COOL_DOWN_S`; after that the platform proposes it no more."""
 _OVER = (IncidentState.RESOLVED, IncidentState.MERGED)
 _ACTIVE = (RunState.APPROVED, RunState.EXECUTING, RunState.VALIDATING, RunState.ROLLING_BACK)
 _SURE = (DiagnosisStatus.CONFIRMED, DiagnosisStatus.LIKELY)
-
-Emit = Callable[[str, bytes, bytes, int], None]
-"""Topic, key, value, time; durable on return; may be called from any thread."""
 
 
 class ActionService:
@@ -68,55 +68,105 @@ class ActionService:
         emit: Emit,
         expires_s: float = 3600.0,
         page_url: str = "",
+        secrets: Path | None = None,
+        acts: bool = True,
+        lease_s: float = LEASE_S,
     ) -> None:
         """
         Args:
+            database_url: Of a SQLite file, beside which the others are kept in `state_dir`; or of a PostgreSQL
+                database, which holds everything but secrets.
             settings: What runbooks may read as `settings.NAME`.
             runbooks: Folder of the owner's runbooks, which add to the packaged ones and win by name.
             expires_s: Longest time an approval request stays open; a runbook may ask for less.
             page_url: Base address of incident pages, for notifications.
+            secrets: Folder of the audit key, the same for every process of an installation; by default `state_dir`.
+            acts: False for a process that decides and never executes; PostgreSQL only.
+            lease_s: How long a run of a process that died waits for another one; PostgreSQL only.
 
         Raises:
-            ConfigError: a runbook of the folder cannot be used; says which, where and why.
+            ConfigError: a runbook of the folder, the database or a secret cannot be used; says which, where and why.
+            Unavailable: the database does not answer.
         """
         self._clock = clock
         self._topology = topology
         self._documents = documents
         self._settings = dict(settings)
-        self._emit = emit
         self._expires_s = expires_s
-        self._page_url = page_url
         self._executors = {executor.name: executor for executor in executors}
         self._runbooks = load_library(runbooks)
-        self._store = RunStore(database_url)
-        self._audit = AuditLog(state_dir / "audit.db", state_dir / "audit.key", state_dir / "audit.head")
-        self._dispatcher = Dispatcher(notifiers, state_dir / "notify.db")
-        # A chat service that hangs must not hold a decision up: messages are sent beside it, in order.
-        self._telling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notify")
-        self._execution = Execution(
-            store=self._store, executors=executors, validator=validator, clock=clock, note=self._note,
-            drift=self._drift,
-        )  # fmt: skip
-        self._freeze_file = state_dir / "automation.frozen"
-        self._execution.freeze(self._freeze_file.exists())
-        self._workflows = Workflows(state_dir / "workflows.db", execution=self._execution, store=self._store)
+        self._workflows: Workflows | None = None
+        self._orchestrator: Orchestrator | None = None
+        with ExitStack() as opened:
+            self._store = RunStore(database_url)
+            opened.callback(self._store.close)
+            shared = self._store.database.is_server
+            if not (acts or shared):
+                raise ConfigError("a process that only decides needs a PostgreSQL database, which others act on")
+            place = database_url if shared else None
+            key = (secrets or state_dir) / "audit.key"
+            self._audit = AuditLog(place or state_dir / "audit.db", key, state_dir / "audit.head")
+            opened.callback(self._audit.close)
+            dispatcher = Dispatcher(notifiers, place or state_dir / "notify.db")
+            opened.callback(dispatcher.close)
+            self._freeze: Freeze = RowFreeze(database_url) if shared else FileFreeze(state_dir / "automation.frozen")
+            opened.callback(self._freeze.close)
+            self._trail = Trail(
+                store=self._store, audit=self._audit, dispatcher=dispatcher, emit=emit, clock=clock, page_url=page_url
+            )
+            opened.callback(self._trail.close)
+            patience = Patience()
+            self._execution = Execution(
+                store=self._store, executors=executors, validator=validator, clock=clock, note=self._trail.note,
+                drift=self._drift, frozen=self._freeze.now, patience=patience,
+            )  # fmt: skip
+            if not shared:
+                self._workflows = Workflows(
+                    f"sqlite:///{state_dir / 'workflows.db'}", execution=self._execution, store=self._store,
+                    patience=patience,
+                )  # fmt: skip
+                opened.callback(self._workflows.stop)
+            elif acts:
+                leases = Leases(database_url, owner=executor_id(), seconds=lease_s)
+                self._orchestrator = Orchestrator(
+                    leases=leases, store=self._store, trail=self._trail, execution=self._execution, patience=patience,
+                    clock=clock, database_url=database_url, states=_ACTIVE,
+                )  # fmt: skip
+                opened.callback(self._orchestrator.stop)
+            self._opened = opened.pop_all()  # nothing failed: it stays open until `stop`
 
     def start(self) -> None:
-        """Goes on with what an earlier life began: untold and unpublished events, approved runs."""
+        """Goes on with what an earlier life, or another process, began: untold and unpublished events, approved runs.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        if self._orchestrator is not None:
+            self._orchestrator.start()
+        if self._workflows is None:
+            return
         for run in self._store.untold():  # first, because a workflow that goes on adds events of its own
-            self._tell_late(run)
+            self._trail.tell_late(run)
         self._workflows.start()
         for event in self._store.unemitted():
-            self._publish(event)
+            self._trail.publish(event)
         for run in self._store.in_states(_ACTIVE):
             self._workflows.begin(run.run_id)
 
     def stop(self) -> None:
-        self._workflows.stop()
-        self._telling.shutdown(wait=False, cancel_futures=True)
-        self._dispatcher.close()
-        self._store.close()
-        self._audit.close()
+        """Runs that are under way end after the step they are in, and go on at the next start or in another process."""
+        self._opened.close()
+
+    def ping(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        self._store.database.ping()
 
     def runbooks(self) -> Sequence[Runbook]:
         return [self._runbooks[name] for name in sorted(self._runbooks)]
@@ -139,7 +189,7 @@ class ActionService:
             run_id = _run_id(incident, match.runbook.name, target)
             since_ns = self._clock.now_ns() - round(COOL_DOWN_S * NS_PER_S)
             if self._store.run(run_id) is None and (
-                self._store.acted_since(match.runbook.name, target, since_ns) >= ATTEMPTS
+                self._store.acted_since(match.runbook.name, target, since_ns, tenant=incident.tenant) >= ATTEMPTS
             ):
                 continue
             try:
@@ -183,7 +233,7 @@ class ActionService:
     def approve(
         self, run_id: str, actor: str, role: str, plan_digest: str, comment: str = "", *, tenant: str
     ) -> RunView:
-        """Approves exactly the plan with this digest, and starts it.
+        """Approves exactly the plan with this digest, and starts it, or leaves that to a process that acts.
 
         Raises:
             NotFound: no such run.
@@ -193,7 +243,10 @@ class ActionService:
         """
         run = self._decide(run_id, "approve", actor, role, plan_digest, comment, tenant)
         if run.state is RunState.APPROVED:
-            self._workflows.begin(run_id)
+            if self._workflows is not None:
+                self._workflows.begin(run_id)
+            elif self._orchestrator is not None:
+                self._orchestrator.poke()
         return run
 
     def reject(
@@ -219,24 +272,14 @@ class ActionService:
 
     @property
     def frozen(self) -> bool:
-        """Whether the kill switch is on."""
-        return self._execution.frozen
+        """Whether the kill switch is on, as seen within the last second; costs nothing."""
+        return self._freeze.frozen
 
     def set_frozen(self, frozen: bool, *, actor: str, tenant: str) -> None:
         """The kill switch: while on, no step starts anywhere; it stays on over a restart."""
-        if frozen:
-            self._freeze_file.touch()
-        else:
-            self._freeze_file.unlink(missing_ok=True)
-        self._execution.freeze(frozen)
-        self._audit.append(
-            actor,
-            "automation.frozen" if frozen else "automation.thawed",
-            "automation",
-            {},
-            self._clock.now_ns(),
-            tenant,
-        )
+        self._freeze.set(frozen)
+        action = "automation.frozen" if frozen else "automation.thawed"
+        self._audit.append(actor, action, "automation", {}, self._clock.now_ns(), tenant)
 
     def expire(self) -> None:
         """Ends requests whose time is over: expiry means no."""
@@ -245,7 +288,7 @@ class ActionService:
             if run.plan.expires_ns <= now_ns and self._store.move(
                 run.run_id, RunState.EXPIRED, now_ns, only_from=[RunState.WAITING_APPROVAL]
             ):
-                self._note(run, RunState.EXPIRED, "nobody decided in time; that means no")
+                self._trail.note(run, RunState.EXPIRED, "nobody decided in time; that means no")
 
     def withdraw(self, incident_id: str, reason: str) -> None:
         """Voids requests of an incident that is over."""
@@ -272,24 +315,8 @@ class ActionService:
         draft = plan_with({})
         plan = plan_with(self._previews(draft))
         if self._store.add(run_id, plan, idempotency_key=idempotency_key):
-            self._note_request(self._found(run_id), f" ({hypothesis.probability:.0%})")
+            self._trail.note_request(self._found(run_id), f" ({hypothesis.probability:.0%})")
         return self._found(run_id)
-
-    def _note_request(self, run: RunView, how_sure: str = "") -> None:
-        text = f"{run.plan.title} is proposed for {entity_name(run.plan.cause_entity)}{how_sure}; it waits for approval"
-        self._note(run, RunState.WAITING_APPROVAL, text, actor=run.requested_by)
-
-    def _tell_late(self, run: RunView) -> None:
-        """Says what an earlier life had written down and not yet said."""
-        logger.warning("run %s is %s, which was not told before the last stop", run.run_id, run.state)
-        if not run.events:
-            self._note_request(run)
-        told_ns = max((event.time_ns for event in run.events), default=0)
-        for decision in run.decisions:
-            if decision.time_ns > told_ns:
-                self._note_decision(run, decision)
-        if run.state.final and run.state is not RunState.REJECTED:
-            self._note(run, run.state, f"{run.state}; the platform stopped before it could say why")
 
     def _previews(self, plan: Plan) -> Mapping[str, str]:
         found: dict[str, str] = {}
@@ -313,7 +340,7 @@ class ActionService:
         said = _untold(run, actor, verdict, plan_digest)
         if said is not None:
             # It was kept and could not be told, for instance on a full disk: who says it again has it told.
-            self._note_decision(run, said)
+            self._trail.note_decision(run, said)
             return self._found(run_id)
         rules = self._runbooks[run.runbook].approval
         check_decision(
@@ -322,15 +349,12 @@ class ActionService:
         decision = Decision(
             verdict=verdict, actor=actor, role=role, digest=plan_digest, time_ns=now_ns, comment=comment
         )
-        enough = self._store.decide(run_id, decision, needed=rules.min_approvers)
+        enough = self._store.decide(run_id, decision, needed=rules.min_approvers, tenant=tenant)
         run = self._found(run_id)
-        self._note_decision(run, decision, count="" if enough else f", {len(run.decisions)} of {rules.min_approvers},")
+        self._trail.note_decision(
+            run, decision, count="" if enough else f", {len(run.decisions)} of {rules.min_approvers},"
+        )
         return self._found(run_id)
-
-    def _note_decision(self, run: RunView, decision: Decision, *, count: str = "") -> None:
-        words = "rejected" if decision.verdict == "reject" else f"approved{count}"
-        comment = f": {decision.comment}" if decision.comment else ""
-        self._note(run, run.state, f"{words} by {decision.actor}{comment}", actor=decision.actor)
 
     def _drift(self, plan: Plan) -> str:
         """What changed since the plan was made, in words."""
@@ -357,57 +381,7 @@ class ActionService:
                     run.run_id, RunState.VOIDED, self._clock.now_ns(), only_from=[RunState.WAITING_APPROVAL]
                 )
             ):
-                self._note(run, RunState.VOIDED, f"withdrawn: {reason}")
-
-    def _note(self, run: RunView, state: RunState, text: str, *, step_id: str = "", actor: str = PLATFORM) -> None:
-        """Writes what happened down, publishes it, and tells people where it matters."""
-        now_ns = self._clock.now_ns()
-        event = ActionEvent(
-            event_id="ev-" + digest(run.run_id, state, step_id, text)[:24], tenant=run.tenant, run_id=run.run_id,
-            incident_id=run.incident_id, runbook=run.runbook, state=state, time_ns=now_ns, actor=actor, text=text,
-            step_id=step_id, digest=run.plan.digest,
-        )  # fmt: skip
-        if self._store.has_event(event.event_id):
-            return
-        # First the trail: a crash in between leaves an entry twice, never none.
-        self._audit.append(
-            actor, f"run.{state}", run.run_id,
-            {"incident": run.incident_id, "runbook": run.runbook, "text": text, "digest": run.plan.digest},
-            now_ns, run.tenant,
-        )  # fmt: skip
-        if not self._store.add_event(event):
-            return
-        self._publish(event)
-        if state is RunState.WAITING_APPROVAL or state.final:
-            self._tell(run, event)
-
-    def _publish(self, event: ActionEvent) -> None:
-        self._emit(ACTIONS.name, record_key(event.tenant, event.run_id), codec.encode(event), event.time_ns)
-        if event.state in (RunState.SUCCEEDED, RunState.ROLLED_BACK, RunState.FAILED):
-            good = event.state is RunState.SUCCEEDED
-            run = self._store.run(event.run_id)
-            outcome = Feedback(
-                feedback_id="fb-" + digest(event.event_id)[:24], tenant=event.tenant, subject=event.run_id,
-                subject_kind="run", verdict="outcome-success" if good else "outcome-failure", actor=PLATFORM,
-                time_ns=event.time_ns, comment=event.text, entity=run.plan.cause_entity if run else "",
-                detail={"runbook": event.runbook, "incident": event.incident_id},
-            )  # fmt: skip
-            self._emit(
-                FEEDBACK.name, record_key(outcome.tenant, outcome.subject), codec.encode(outcome), outcome.time_ns
-            )
-        self._store.mark_emitted(event.event_id)
-
-    def _tell(self, run: RunView, event: ActionEvent) -> None:
-        url = f"{self._page_url}/incidents/{run.incident_id}" if self._page_url else ""
-        message = Notification(
-            incident_id=run.incident_id,
-            title=f"{run.plan.title}: {event.state.value.replace('_', ' ')}",
-            body=event.text,
-            severity="warning" if event.state is not RunState.SUCCEEDED else "info",
-            url=url,
-            kind=f"{run.run_id}/{event.state}",
-        )
-        self._telling.submit(self._dispatcher.send, message)
+                self._trail.note(run, RunState.VOIDED, f"withdrawn: {reason}")
 
     def _found(self, run_id: str) -> RunView:
         run = self._store.run(run_id)
@@ -422,8 +396,8 @@ _LEVELS = ("low", "medium", "high")
 def _untold(run: RunView, actor: str, verdict: str, plan_digest: str) -> Decision | None:
     """A decision that is kept with a run and that no event speaks of, if somebody says the very same again."""
     for decision in run.decisions:
-        told = any(event.actor == actor and event.time_ns >= decision.time_ns for event in run.events)
-        if (decision.actor, decision.verdict, decision.digest) == (actor, verdict, plan_digest) and not told:
+        same = (decision.actor, decision.verdict, decision.digest) == (actor, verdict, plan_digest)
+        if same and not told(run, decision):
             return decision
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from headspring.gateway.backends import BackendState
 from headspring.gateway.services import Services
 
 _STAGE_METRICS = (
@@ -19,16 +20,34 @@ _STAGE_METRICS = (
 
 
 def exposition(services: Services) -> str:
-    """All metrics as text."""
+    """All metrics of an installation, or of its gateway, as text."""
+    return text_of(services.stage_health(), services.intake.counters, services.backends())
+
+
+def text_of(
+    health: Mapping[str, Any], counters: Mapping[str, int], backends: Mapping[str, BackendState], **gauges: float
+) -> str:
+    """Metrics of one process as text.
+
+    Args:
+        health: `StageHealth` by stage.
+        counters: By name, with labels or without.
+        backends: By product.
+        gauges: By name.
+    """
     lines: list[str] = []
-    health: Mapping[str, Any] = services.stage_health()
     for field, name, kind, text in _STAGE_METRICS:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         lines += [f'{name}{{stage="{stage}"}} {getattr(state, field)}' for stage, state in sorted(health.items())]
-    for counter, value in sorted(services.intake.counters.items()):
+    for counter, value in sorted(counters.items()):
         family = counter.partition("{")[0]
         declared = f"# TYPE {family} counter"
         if declared not in lines:
             lines.append(declared)
         lines.append(f"{counter} {value}")
+    if backends:
+        lines += ["# HELP headspring_backend_up Whether a server answers.", "# TYPE headspring_backend_up gauge"]
+        lines += [f'headspring_backend_up{{backend="{name}"}} {int(state.up)}' for name, state in backends.items()]
+    for name, gauge in gauges.items():
+        lines += [f"# TYPE {name} gauge", f"{name} {gauge}"]
     return "\n".join(lines) + "\n"

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headspring.action.service import ActionService
-    from headspring.analytics.detect.stage import DetectStage
     from headspring.gateway.auth.keys import KeyStore
     from headspring.gateway.auth.requests import Authenticator
+    from headspring.gateway.backends import BackendState
+    from headspring.gateway.detection import Detection
     from headspring.gateway.events import Events
     from headspring.gateway.runtime.config import Settings
     from headspring.ingestion.pipeline import Intake
@@ -42,7 +43,7 @@ class Services:
     documents: DocumentStore
     topology: TopologyGraph
     traces: TraceStore
-    detect: DetectStage
+    detect: Detection
     actions: ActionService
     events: Events
     give_feedback: Callable[[Feedback], Awaitable[None]]
@@ -50,3 +51,5 @@ class Services:
     stage_health: Callable[[], Mapping[str, Any]]
     """Per stage: state, lag, records, errors, restarts (`headspring.streaming.engine` `StageHealth`)."""
     ready: Callable[[], bool]
+    backends: Callable[[], Mapping[str, BackendState]] = dict
+    """Servers behind this installation, by product; none in the embedded shape."""

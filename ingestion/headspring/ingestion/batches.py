@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headspring.ingestion.wire.columns import Columns
 from headspring.proto.telemetry import LogRecord, MetricBatch, SeriesDescriptor, Span
+from headspring.proto.topics import SHARD_SHIFT
 
 _ROW_BYTES = 8 + 8 + 8 + 1
 _DESCRIPTOR_BYTES = 64
@@ -32,9 +33,9 @@ def metric_batches(
     """Batches of one shard each, in arrival order within a shard; a new series' descriptor travels with
     the first batch that has its samples."""
     pending = dict(new)
-    shard_of = (columns.series_id % np.uint64(shards)).astype(np.int64) if shards > 1 else None
+    places = (columns.series_id >> np.uint64(SHARD_SHIFT)) % np.uint64(shards) if shards > 1 else None  # as `shard_of`
     for shard in range(shards):
-        rows = np.arange(len(columns)) if shard_of is None else np.flatnonzero(shard_of == shard)
+        rows = np.arange(len(columns)) if places is None else np.flatnonzero(places == shard)
         for part in _parts(columns, rows, pending, max_bytes):
             ids = columns.series_id[part]
             first_seen = _taken(pending, ids) if pending else ()

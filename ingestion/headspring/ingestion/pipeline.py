@@ -37,7 +37,18 @@ from headspring.proto.clock import NS_PER_S, Clock
 from headspring.proto.detection import AlertStatus
 from headspring.proto.errors import ContractError
 from headspring.proto.telemetry import LogBatch, LogRecord, SpanBatch
-from headspring.proto.topics import ALERTS, CHANGES, DEAD_LETTER, LOGS, METRICS, SERIES, SPANS, Topic, record_key
+from headspring.proto.topics import (
+    ALERTS,
+    CHANGES,
+    DEAD_LETTER,
+    LOGS,
+    METRICS,
+    SERIES,
+    SPANS,
+    Topic,
+    record_key,
+    series_key,
+)
 from headspring.streaming.log.port import EventLog, Record
 
 if TYPE_CHECKING:
@@ -243,7 +254,8 @@ class Intake:
         new = admission.new
         if new:
             keyed = [
-                (record_key(admission.tenant, f"{series_id:016x}"), descriptor) for series_id, descriptor in new.items()
+                (series_key(admission.tenant, series_id, self._shards), descriptor)
+                for series_id, descriptor in new.items()
             ]
             await self._append(SERIES, keyed, now_ns)
         if len(columns):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
-from headspring.knowledge.documents.port import DocumentStore
+from headspring.knowledge.documents.port import Document, DocumentStore
 from headspring.knowledge.series.port import SeriesStore
 from headspring.knowledge.traces.port import TraceStore
 from headspring.proto.clock import NS_PER_S
@@ -99,11 +99,16 @@ class SeriesWriter:
         """Stateless: the store is the state, and its writes are idempotent."""
 
 
+_DOCUMENTS: Mapping[str, type[Document]] = {
+    LOGS.name: LogBatch, ALERTS.name: Alert, INCIDENTS.name: Incident, DIAGNOSES.name: Diagnosis, CHANGES.name: Change,
+}  # fmt: skip
+
+
 class DocumentWriter:
     """Logs, alerts, incidents, diagnoses and changes into the document store."""
 
     name = "knowledge.documents"
-    inputs = (LOGS.name, ALERTS.name, INCIDENTS.name, DIAGNOSES.name, CHANGES.name)
+    inputs = tuple(_DOCUMENTS)
     tick_s = _RETENTION_TICK_S
 
     def __init__(self, store: DocumentStore, *, log_retention: timedelta = LOG_RETENTION) -> None:
@@ -116,28 +121,8 @@ class DocumentWriter:
         return ()
 
     def _write(self, topic: str, values: Sequence[bytes]) -> None:
-        puts = [self._put(topic, value) for value in values]
-        with self._store.batch() if isinstance(self._store, Batching) else contextlib.nullcontext():
-            for put in puts:
-                put()
-
-    def _put(self, topic: str, value: bytes) -> Callable[[], None]:
-        """Decodes now, writes when called."""
-        store = self._store
-        if topic == LOGS.name:
-            logs = decode(LogBatch, value)
-            return lambda: store.put_logs(logs)
-        if topic == ALERTS.name:
-            alert = decode(Alert, value)
-            return lambda: store.put_alert(alert)
-        if topic == INCIDENTS.name:
-            incident = decode(Incident, value)
-            return lambda: store.put_incident(incident)
-        if topic == DIAGNOSES.name:
-            diagnosis = decode(Diagnosis, value)
-            return lambda: store.put_diagnosis(diagnosis)
-        change = decode(Change, value)
-        return lambda: store.put_change(change)
+        kind = _DOCUMENTS[topic]
+        self._store.put_all([decode(kind, value) for value in values])
 
     async def tick(self, now_ns: int) -> NoOutput:
         await asyncio.to_thread(self._store.drop_logs_before, now_ns - self._log_retention_ns)

@@ -136,6 +136,18 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Settings of a stage that are changed while it runs, whole."""
+
+    name: str
+    """What it sets: `detection`."""
+    value: str
+    """JSON, in the form of that stage."""
+    time_ns: int
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A message no stage could use, kept as it came."""
 

@@ -4,6 +4,7 @@
 
     PlatformError
     ├── ConfigError            start-up: names the setting, what it held and what it takes
+    │   └── Unreachable        nothing answers there: a wrong address, or not up yet; also an Unavailable
     ├── ContractError          a message cannot be read: dead letter, never retried
     │   └── LimitExceeded      the message is readable but larger than a limit allows
     ├── BackendError           a store, broker or remote service
@@ -58,6 +59,11 @@ class Unavailable(BackendError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Unreachable(ConfigError, Unavailable):
+    """At a start nothing answers where a setting says. Only a person can tell a wrong address from a server that is not
+    up yet: say so, and try again with longer and longer pauses."""
 
 
 class Conflict(BackendError):

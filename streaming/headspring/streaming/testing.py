@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from headspring.proto.errors import Rejected
+from headspring.streaming.engine.runner import StatefulLog
 from headspring.streaming.log.port import Consumer, EventLog, Record, StoredRecord
 
 MakeLog = Callable[[], Awaitable[EventLog]]
@@ -43,6 +44,9 @@ async def take(consumer: Consumer, count: int, *, wait_s: float = 5.0) -> list[S
             break
         taken += records
     return taken
+
+
+MakeStatefulLog = Callable[[], Awaitable[StatefulLog]]
 
 
 class EventLogContract:
@@ -180,10 +184,41 @@ class EventLogContract:
         topic = self.compacted_topic
         await log.append(topic, [record("a1", key="a"), record("b1", key="b"), record("c1", key="c")])
         await log.append(topic, [record("a2", key="a"), record("", key="b")])
-        assert values(await log.latest_by_key(topic)) == ["c1", "a2"]
+        newest = await log.latest_by_key(topic)
+        assert sorted(values(newest)) == ["a2", "c1"]
+        assert newest == sorted(newest, key=lambda item: (item.partition, item.offset)), "in order, each partition"
         await log.close()
         log = await make_log()
-        assert values(await log.latest_by_key(topic)) == ["c1", "a2"]
+        assert sorted(values(await log.latest_by_key(topic))) == ["a2", "c1"]
+        await log.close()
+
+    async def test_keys_are_in_one_partition_each_and_in_order_there(self, make_log: MakeLog, topic: str) -> None:
+        log = await make_log()
+        for n in range(10):
+            await log.append(topic, [record(f"{key}.{n}", key=key) for key in "abcdefgh"])
+        got = await take(await log.consumer(topic, "g"), 80)
+        for key in "abcdefgh":
+            of_key = [item for item in got if item.record.key == key.encode()]
+            assert values(of_key) == [f"{key}.{n}" for n in range(10)]
+            assert len({item.partition for item in of_key}) == 1
+        for partition in {item.partition for item in got}:
+            offsets = [item.offset for item in got if item.partition == partition]
+            assert offsets == list(range(len(offsets)))
+        await log.close()
+
+    async def test_positions_cover_what_was_polled_and_a_commit_of_them_leaves_nothing(
+        self, make_log: MakeLog, topic: str
+    ) -> None:
+        log = await make_log()
+        await log.append(topic, [record(f"{n}", key=f"key {n}") for n in range(30)])
+        consumer = await log.consumer(topic, "g")
+        await take(consumer, 30)
+        assert sum(consumer.positions().values()) == 30
+        await consumer.commit(consumer.positions())
+        await consumer.close()
+        again = await log.consumer(topic, "g")
+        assert list(await again.poll(max_wait_s=0.3)) == []
+        assert again.lag() == 0
         await log.close()
 
     async def test_a_record_over_the_limit_is_rejected_and_nothing_of_its_batch_stays(
@@ -200,9 +235,90 @@ class EventLogContract:
     async def test_a_large_record_comes_back_whole(self, make_log: MakeLog, topic: str) -> None:
         log = await make_log()
         large = secrets.token_bytes(1024) * 5 * 1024
-        await log.append(topic, [record("x"), Record(key=b"", value=large, time_ns=1), record("y")])
+        await log.append(topic, [record("x"), Record(key=b"k", value=large, time_ns=1), record("y")])
         await log.close()
         log = await make_log()
         got = await take(await log.consumer(topic, "g"), 3)
         assert [item.record.value for item in got] == [b"x", large, b"y"]
+        await log.close()
+
+
+class StatefulLogContract:
+    """What engines need beside `EventLogContract`: positions and state in one step."""
+
+    large_bytes = 9 * 1024 * 1024
+    """A snapshot that does not fit into one record of the log under test, or nearly so."""
+
+    @pytest.fixture
+    def make_log(self) -> MakeStatefulLog:
+        raise NotImplementedError("the binding gives a fixture make_log")
+
+    @pytest.fixture
+    def topic(self) -> str:
+        """A topic that no other test uses."""
+        return f"contract-{secrets.token_hex(6)}"
+
+    async def test_positions_and_state_survive_together(self, make_log: MakeStatefulLog, topic: str) -> None:
+        log = await make_log()
+        assert await log.load_state("g") == b""
+        await log.append(topic, [record(str(n)) for n in range(4)])
+        consumer = await log.consumer(topic, "g")
+        got = await take(consumer, 4)
+        for item in got[:3]:
+            await log.commit_with_state("g", {topic: {item.partition: item.offset + 1}}, b"up to %d" % item.offset)
+        await log.close()
+        log = await make_log()
+        assert await log.load_state("g") == b"up to 2"
+        assert values(await take(await log.consumer(topic, "g"), 1)) == ["3"]
+        assert await log.load_state("nobody") == b""
+        await log.close()
+
+    async def test_a_commit_without_state_keeps_the_snapshot(self, make_log: MakeStatefulLog, topic: str) -> None:
+        log = await make_log()
+        await log.append(topic, [record(str(n)) for n in range(3)])
+        consumer = await log.consumer(topic, "g")
+        got = await take(consumer, 3)
+        await log.commit_with_state("g", {topic: {got[0].partition: got[0].offset + 1}}, b"state")
+        await log.commit_with_state("g", {topic: {got[1].partition: got[1].offset + 1}})
+        await consumer.commit({got[1].partition: got[1].offset + 1})
+        await log.close()
+        log = await make_log()
+        assert await log.load_state("g") == b"state"
+        assert values(await take(await log.consumer(topic, "g"), 1)) == ["2"]
+        await log.close()
+
+    async def test_state_can_be_committed_before_anything_was_read_and_be_emptied(
+        self, make_log: MakeStatefulLog
+    ) -> None:
+        log = await make_log()
+        await log.commit_with_state("g", {}, b"first")
+        assert await log.load_state("g") == b"first"
+        await log.commit_with_state("g", {}, b"")
+        assert await log.load_state("g") == b""
+        await log.close()
+
+    async def test_large_and_small_states_take_turns(self, make_log: MakeStatefulLog) -> None:
+        log = await make_log()
+        for size in (self.large_bytes, 10, self.large_bytes // 2, 0, self.large_bytes):
+            state = secrets.token_bytes(size)
+            await log.commit_with_state("g", {}, state)
+            assert await log.load_state("g") == state
+        await log.close()
+        log = await make_log()
+        assert await log.load_state("g") == state
+        await log.close()
+
+    async def test_one_commit_covers_several_topics(self, make_log: MakeStatefulLog, topic: str) -> None:
+        log = await make_log()
+        for name in (f"{topic}-1", f"{topic}-2"):
+            await log.append(name, [record("a"), record("b")])
+        consumers = [await log.consumer(f"{topic}-{n}", "g") for n in (1, 2)]
+        got = [await take(consumer, 2) for consumer in consumers]
+        await log.commit_with_state(
+            "g", {item.topic: {item.partition: item.offset} for item in (got[0][1], got[1][1])}, b"both"
+        )
+        await log.close()
+        log = await make_log()
+        for name in (f"{topic}-1", f"{topic}-2"):
+            assert values(await take(await log.consumer(name, "g"), 1)) == ["b"]
         await log.close()

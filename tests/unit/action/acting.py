@@ -16,6 +16,7 @@ from pathlib import Path
 
 from headspring.action.execute.http import HttpExecutor
 from headspring.action.execute.process import ProcessExecutor
+from headspring.action.leases import LEASE_S
 from headspring.action.service import ActionService
 from headspring.action.views import RunView, Validation
 from headspring.knowledge.documents.sqlite import SqliteDocumentStore
@@ -111,9 +112,10 @@ def diagnosis(
 
 def service(
     folder: Path, ops_url: str, *, clock: Clock | None = None, verdicts: Verdicts | None = None,
-    emit: Callable[[str, bytes, bytes, int], None] | None = None,
+    emit: Callable[[str, bytes, bytes, int], None] | None = None, database_url: str = "", secrets: Path | None = None,
+    acts: bool = True, lease_s: float = LEASE_S,
 ) -> ActionService:  # fmt: skip
-    """The acting side over stores in a folder; not started."""
+    """The acting side over stores in a folder, or over a PostgreSQL database; not started."""
     topology = EmbeddedTopology(folder / "topology.db")
     now_ns = (clock or SystemClock()).now_ns()
     topology.observe("default", [Edge(caller=CALLER, callee=CAUSE, weight=10.0, source="spans", last_seen_ns=now_ns)])
@@ -122,10 +124,11 @@ def service(
         documents.put_incident(incident(number))
         documents.put_diagnosis(diagnosis(number))
     return ActionService(
-        database_url=f"sqlite:///{folder / 'actions.db'}", state_dir=folder, clock=clock or SystemClock(),
+        database_url=database_url or f"sqlite:///{folder / 'actions.db'}", state_dir=folder,
+        clock=clock or SystemClock(),
         topology=topology, documents=documents, validator=verdicts or Verdicts(),
         executors=[HttpExecutor(ops_url=ops_url), ProcessExecutor()], notifiers=[], settings={"ops_url": ops_url},
-        emit=emit or (lambda topic, key, value, time_ns: None),
+        emit=emit or (lambda topic, key, value, time_ns: None), secrets=secrets, acts=acts, lease_s=lease_s,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +42,26 @@ def published() -> list[tuple[str, bytes]]:
 
 
 @pytest.fixture
-def acting(
-    tmp_path: Path, operations: Operations, verdicts: Verdicts, clock: ManualClock, published: list[tuple[str, bytes]]
-) -> Iterator[ActionService]:
-    made = service(
-        tmp_path, operations.url, clock=clock, verdicts=verdicts,
+def database_url() -> str:
+    """Where `test_acting_postgres` puts a server's; "" for files."""
+    return ""
+
+
+@pytest.fixture
+def another(
+    tmp_path: Path, operations: Operations, verdicts: Verdicts, clock: ManualClock, published: list[tuple[str, bytes]],
+    database_url: str,
+) -> Callable[[], ActionService]:  # fmt: skip
+    """The acting side over the same stores each time, not started."""
+    return lambda: service(
+        tmp_path, operations.url, clock=clock, verdicts=verdicts, database_url=database_url,
         emit=lambda topic, key, value, time_ns: published.append((topic, value)),
     )  # fmt: skip
+
+
+@pytest.fixture
+def acting(another: Callable[[], ActionService]) -> Iterator[ActionService]:
+    made = another()
     made.start()
     yield made
     made.stop()
@@ -160,14 +173,16 @@ def test_a_refused_step_is_not_called_a_success(acting: ActionService, operation
 
 
 def test_the_kill_switch_stops_steps_and_outlives_a_restart(
-    acting: ActionService, operations: Operations, tmp_path: Path
+    acting: ActionService, operations: Operations, another: Callable[[], ActionService]
 ) -> None:
     acting.set_frozen(True, actor="ann", tenant="default")
     run_id, digest = _proposed(acting)
     acting.approve(run_id, "bob", "operator", digest, tenant="default")
     wait_for(acting, run_id, RunState.ESCALATED)
     assert operations.posts() == []
-    assert service(tmp_path, operations.url).frozen
+    later = another()
+    assert later.frozen
+    later.stop()
 
 
 def test_a_second_run_on_the_same_target_waits_its_turn(acting: ActionService, operations: Operations) -> None:

@@ -62,10 +62,13 @@ def test_config_says_where_each_value_came_from(here: Path) -> None:
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_but_a_secret_has_a_flag_that_says_what_it_is(setting: object) -> None:
     name, secret = setting.name, setting.secret  # type: ignore[attr-defined]
-    flags = {option for parameter in COMMANDS["up"].params for option in parameter.opts}
-    assert (f"--{name.replace('_', '-')}" in flags) is not secret
-    if secret:
-        assert f"HEADSPRING_{name.upper()}" in COMMANDS["up"].epilog
+    shapes = {"embedded": "up", "distributed": "run"}
+    for shape, command in shapes.items():
+        own = setting.shape in ("", shape)  # type: ignore[attr-defined]
+        flags = {option for parameter in COMMANDS[command].params for option in parameter.opts}
+        assert (f"--{name.replace('_', '-')}" in flags) is (own and not secret)
+        if own and secret:
+            assert f"HEADSPRING_{name.upper()}" in COMMANDS[command].epilog
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from headspring.gateway.demo import estate
 from headspring.gateway.demo.command import main
-from headspring.gateway.demo.scenario import BY_NAME, SCENARIOS, Judge
+from headspring.gateway.demo.scenario import BY_NAME, SCENARIOS, Judge, Past
 from headspring.gateway.demo.supervisor import Crash, Delay, Deploy, Error, Name
 from headspring.proto.errors import ConfigError
 
@@ -122,6 +122,21 @@ def test_two_faults_need_an_incident_each() -> None:
     judge.see([_detail()])
     assert not judge.done
     judge.see([_detail(), _detail("service:default/catalogue", incident="inc_2")])
+    assert judge.done
+
+
+def test_an_incident_of_an_earlier_demo_counts_once_it_has_come_back_and_only_with_new_runs(judge: Judge) -> None:
+    old = _detail("service:default/inventory")
+    past = Past.of([old])
+    assert past.ended([old["incident"]]) == {"inc_1"}
+    back = _detail(state="investigating", run="waiting_approval")
+    again = {**back, "runs": [*old["runs"], {**back["runs"][0], "run_id": "run_2"}]}
+    assert past.ended([again["incident"]]) == set()
+    judge.see(past.since([again]))
+    assert [(found.run_id, found.run_state) for found in judge.found.values()] == [("run_2", "waiting_approval")]
+    ended = _detail()
+    assert past.ended([ended["incident"]]) == set(), "it stays ours"
+    judge.see(past.since([{**ended, "runs": [*old["runs"], {**ended["runs"][0], "run_id": "run_2"}]}]))
     assert judge.done
 
 

@@ -37,6 +37,7 @@ from headspring.proto.telemetry import (
     SpanKind,
     SpanStatus,
 )
+from headspring.proto.topics import SHARD_SHIFT
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 JSON = {"content-type": "application/json"}
@@ -405,7 +406,7 @@ async def test_samples_are_spread_over_shards_and_split_by_size() -> None:
     stored = batches(served.log)
     assert sorted(value for batch in stored for value in batch.value.tolist()) == values
     assert {batch.shard for batch in stored} == {0, 1, 2, 3}
-    assert all((batch.series_id % np.uint64(4) == batch.shard).all() for batch in stored)
+    assert all(((batch.series_id >> np.uint64(SHARD_SHIFT)) % np.uint64(4) == batch.shard).all() for batch in stored)
     assert max(len(record.value) for record in served.log.records["telemetry.metrics"]) < 20_000
     assert sum(len(batch.new_series) for batch in stored) == 2000
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,9 @@ from headspring.ingestion.testing import KEY, gauge_request, make_intake
 from headspring.ingestion.wire.table import RawTable
 from headspring.proto.errors import ContractError
 from headspring.proto.ids import split_entity
+from headspring.proto.semantics import DERIVED_METRICS
 from headspring.proto.telemetry import MetricKind, SeriesDescriptor
+from headspring.proto.topics import shard_of
 
 pairs = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6)
 
@@ -41,6 +45,17 @@ def test_the_id_depends_on_every_part_and_on_the_key() -> None:
         identify(KEY, "t", "m", "s", {}),
     }
     assert len(ids) == 8
+
+
+def test_what_is_judged_together_goes_to_one_shard_whatever_their_number_and_the_rest_spreads() -> None:
+    def shards(names: Sequence[str], labels: Mapping[str, str], count: int) -> set[int]:
+        return {shard_of(identify(KEY, "t", name, DERIVED_METRICS.get(name, ""), labels)[0], count) for name in names}
+
+    families = [{"service": f"s{number}"} for number in range(1000)]
+    for count in (3, 4, 12, 75):
+        assert all(len(shards(list(DERIVED_METRICS), labels, count)) == 1 for labels in families)
+        assert set().union(*(shards(list(DERIVED_METRICS), labels, count) for labels in families)) == set(range(count))
+    assert len(shards([f"metric_{number}" for number in range(200)], {"service": "large"}, 12)) == 12
 
 
 def test_a_collision_is_refused_and_named() -> None:

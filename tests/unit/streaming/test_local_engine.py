@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from headspring.proto.clock import SystemClock
 from headspring.proto.errors import ConfigError, ContractError, Unavailable
 from headspring.streaming.engine.local import LocalEngine, StageState
 from headspring.streaming.engine.port import Outgoing
-from headspring.streaming.log.port import StoredRecord
+from headspring.streaming.engine.runner import StageRunner
+from headspring.streaming.log.port import Consumer, StoredRecord
 from headspring.streaming.log.segments import SegmentLog
 from headspring.streaming.testing import record, take, values
 
@@ -305,10 +307,12 @@ async def test_one_stage_in_trouble_does_not_hold_up_another(tmp_path: Path) -> 
 
 _CHILD = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 from headspring.proto.clock import SystemClock
 from headspring.streaming.engine.local import LocalEngine
 from headspring.streaming.engine.port import Outgoing
+from headspring.streaming.engine.runner import StageRunner
 from headspring.streaming.log.segments import SegmentLog
 
 class Sum:
@@ -376,4 +380,73 @@ async def test_killed_again_and_again_a_stage_still_counts_every_record_once(
     assert {int(number): {int(total) for total in totals} for number, totals in seen.items()} == {
         number: {sum(range(number + 1))} for number in range(400)
     }
+    await log.close()
+
+
+class PollsSeenLog:
+    """The real log; what its consumers hand out goes through a function."""
+
+    def __init__(self, log: SegmentLog, seen: Callable[[Sequence[StoredRecord]], Sequence[StoredRecord]]) -> None:
+        self._log = log
+        self._seen = seen
+        self.append = log.append
+        self.latest_by_key = log.latest_by_key
+        self.end_offsets = log.end_offsets
+        self.close = log.close
+        self.load_state = log.load_state
+        self.commit_with_state = log.commit_with_state
+
+    async def consumer(self, topic: str, group: str, *, latest: bool = False) -> Consumer:
+        consumer = await self._log.consumer(topic, group, latest=latest)
+        poll = consumer.poll
+
+        async def seen(*, max_records: int = 500, max_wait_s: float = 1.0) -> Sequence[StoredRecord]:
+            return self._seen(await poll(max_records=max_records, max_wait_s=max_wait_s))
+
+        consumer.poll = seen  # type: ignore[method-assign] # all else stays the real consumer's
+        return consumer
+
+
+def of_a_release_to_come(records: Sequence[StoredRecord]) -> Sequence[StoredRecord]:
+    """The record "2" cannot be read by this release."""
+    return [
+        replace(item, unreadable="schema 9 is newer than 1") if item.record.value == b"2" else item for item in records
+    ]
+
+
+async def test_a_record_of_a_release_to_come_is_set_aside_and_not_given_to_the_stage(tmp_path: Path) -> None:
+    log = await open_log(tmp_path)
+    await log.append("in", [record("1"), record("2"), record("3")])
+    stage = Adder()
+    engine = LocalEngine(PollsSeenLog(log, of_a_release_to_come), clock=SystemClock())
+    engine.add(stage)
+    await engine.start()
+    async with asyncio.timeout(20):
+        while not await engine.drain(0.1):
+            pass
+    await engine.stop()
+    assert await outputs(log) == ["1:1", "4:3"]
+    (letter,) = [
+        codec.decode(DeadLetter, item.record.value) for item in await take(await log.consumer("dead-letter", "g"), 1)
+    ]
+    assert (letter.payload, letter.reason) == (b"2", "ContractError: schema 9 is newer than 1")
+    await log.close()
+
+
+async def test_records_between_the_log_and_the_stage_are_not_taken_for_done(tmp_path: Path) -> None:
+    log = await open_log(tmp_path)
+    await log.append("in", [record("1")])
+    idle: list[bool] = []
+
+    def look(records: Sequence[StoredRecord]) -> Sequence[StoredRecord]:
+        if records:  # at the very moment when the consumer has handed them out
+            asyncio.get_running_loop().call_soon(lambda: idle.append(runner.idle))
+        return records
+
+    runner = StageRunner(Adder(), PollsSeenLog(log, look), clock=SystemClock(), back_off_s=1)
+    task = asyncio.create_task(runner.run())
+    assert values(await take(await log.consumer("out", "g"), 1)) == ["1:1"]
+    runner.stop()
+    await task
+    assert idle == [False]
     await log.close()

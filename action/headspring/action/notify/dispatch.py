@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 
 from headspring.action.notify.port import Notification, Notifier
-from headspring.proto.errors import PlatformError
+from headspring.action.notify.sent import Claim, Key, SentMessages
+from headspring.proto.errors import PlatformError, Unavailable
+from headspring.proto.relational.database import Place
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ MAX_TITLE_CHARS = 200
 MAX_BODY_CHARS = 4_000
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_Key = tuple[str, str, str]
 
 
 class Delivery(StrEnum):
@@ -31,29 +30,21 @@ class Delivery(StrEnum):
     REPEATED = "repeated"
     """Was sent before; not sent again."""
     FAILED = "failed"
-    """The channel did not take it; the next request tries again."""
+    """The channel did not take it, or the database could not say whose it is; the next request tries again."""
 
 
 class Dispatcher:
     """Sends to every channel. Safe to call from several threads; one failing channel does not keep the others."""
 
-    def __init__(self, notifiers: Sequence[Notifier], store: Path | None = None) -> None:
+    def __init__(self, notifiers: Sequence[Notifier], store: Place | None = None) -> None:
         """
         Args:
-            store: Where what was sent is remembered over restarts; None remembers in memory only.
+            store: Where what was sent is remembered over restarts and among processes; None remembers in memory only.
         """
         self._notifiers = tuple(notifiers)
         self._lock = threading.Lock()
-        self._sent: OrderedDict[_Key, None] = OrderedDict()
-        self._db: sqlite3.Connection | None = None
-        if store is not None:
-            store.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(store, check_same_thread=False, isolation_level=None, timeout=10.0)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS sent (incident TEXT, channel TEXT, kind TEXT,"
-                " PRIMARY KEY (incident, channel, kind)) WITHOUT ROWID"
-            )
+        self._sent: OrderedDict[Key, None] = OrderedDict()
+        self._store = SentMessages(store) if store is not None else None
 
     def send(self, notification: Notification) -> Mapping[str, Delivery]:
         """What became of the message, by channel. Raises nothing that a channel raises on purpose.
@@ -72,43 +63,57 @@ class Dispatcher:
             for notifier in self._notifiers
         }
 
-    def close(self) -> None:
+    def knows(self, incident: str, kind: str) -> bool:
+        """Whether this process knows that every channel has the message, or is sending it."""
         with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+            return all((incident, notifier.name, kind) in self._sent for notifier in self._notifiers)
 
-    def _send(self, notifier: Notifier, notification: Notification, key: _Key) -> Delivery:
-        if not self._claim(key):
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _send(self, notifier: Notifier, notification: Notification, key: Key) -> Delivery:
+        if not self._take(key):
             return Delivery.REPEATED
+        claim = None
         try:
-            notifier.send(notification)
+            claim = self._store.claim(key) if self._store is not None else Claim.YOURS
+            if claim is Claim.YOURS:
+                notifier.send(notification)
         except PlatformError as error:
             logger.warning("notification over %s failed, incident %s: %s", notifier.name, key[0], error)
-            with self._lock:
-                self._sent.pop(key, None)
+            self._forget(key)
+            if claim is Claim.YOURS:
+                self._end(key, sent=False)
             return Delivery.FAILED
-        if self._db is not None:
-            with self._lock:
-                self._db.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?)", key)
-        return Delivery.SENT
+        if claim is Claim.YOURS:
+            self._end(key, sent=True)
+            return Delivery.SENT
+        if claim is Claim.ELSEWHERE:
+            self._forget(key)  # it may fail there
+        return Delivery.REPEATED
 
-    def _claim(self, key: _Key) -> bool:
-        """Whether the caller is the one to send it."""
+    def _take(self, key: Key) -> bool:
+        """Whether no other thread has sent it or is about to."""
         with self._lock:
             if key in self._sent:
-                return False
-            if (
-                self._db is not None
-                and self._db.execute(
-                    "SELECT 1 FROM sent WHERE incident = ? AND channel = ? AND kind = ?", key
-                ).fetchone()
-            ):
                 return False
             self._sent[key] = None
             while len(self._sent) > MAX_REMEMBERED:
                 self._sent.popitem(last=False)
             return True
+
+    def _forget(self, key: Key) -> None:
+        with self._lock:
+            self._sent.pop(key, None)
+
+    def _end(self, key: Key, *, sent: bool) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.end(key, sent=sent)
+        except Unavailable as error:
+            logger.warning("a notification is not remembered as %s: %s", "sent" if sent else "failed", error)
 
 
 def cleaned(text: str, limit: int) -> str:

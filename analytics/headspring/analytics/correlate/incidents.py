@@ -14,7 +14,7 @@ from headspring.analytics.correlate.lifecycle import Happening
 from headspring.analytics.correlate.record import Held, Record
 from headspring.analytics.correlate.signals import signal_of
 from headspring.knowledge.topology.graph import Topology
-from headspring.knowledge.topology.port import TopologyGraph
+from headspring.knowledge.topology.port import Snapshots
 from headspring.proto import codec, ids
 from headspring.proto.action import ActionEvent, Feedback, RunState
 from headspring.proto.clock import NS_PER_S
@@ -39,7 +39,7 @@ _OVER = frozenset({IncidentState.RESOLVED, IncidentState.MERGED})
 class Incidents:
     """State of one tenant. `versions` hands out what has changed."""
 
-    def __init__(self, tenant: str, *, topology: TopologyGraph, config: CorrelateConfig) -> None:
+    def __init__(self, tenant: str, *, topology: Snapshots, config: CorrelateConfig) -> None:
         self._tenant = tenant
         self._topology = topology
         self._config = config

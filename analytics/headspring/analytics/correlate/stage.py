@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from headspring.analytics.correlate.dynamic_xy import Rules
 from headspring.analytics.correlate.incidents import Incidents
-from headspring.knowledge.topology.port import TopologyGraph
+from headspring.knowledge.topology.port import Snapshots
 from headspring.proto import codec
 from headspring.proto.action import ActionEvent, Feedback
 from headspring.proto.clock import Clock
@@ -50,7 +50,7 @@ class CorrelateStage:
     inputs = (ALERTS.name, CHANGES.name, ACTIONS.name, FEEDBACK.name, DIAGNOSES.name)
     tick_s = 1.0
 
-    def __init__(self, *, clock: Clock, topology: TopologyGraph, config: CorrelateConfig | None = None) -> None:
+    def __init__(self, *, clock: Clock, topology: Snapshots, config: CorrelateConfig | None = None) -> None:
         """
         Args:
             clock: Stamps of versions and the time of settling.

@@ -112,6 +112,10 @@ class DetectStage:
             found.setdefault(alert.entity, []).append((RANKS[int(col["severity"][row])], alert.summary))
         return {entity: health(anomalies) for entity, anomalies in found.items()}
 
+    def tenants(self) -> Sequence[str]:
+        """Tenants of whom series are judged here."""
+        return list(self._tables)
+
     def counts(self) -> dict[str, int]:
         """Series with a judge, series that found no room, alerts firing now."""
         tables = list(self._tables.values())

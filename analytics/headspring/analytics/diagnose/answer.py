@@ -182,12 +182,12 @@ def _with_reason(one: Hypothesis, best: Hypothesis | None, by_entity: Mapping[st
 
 def _missing(case: Case, alerted: Sequence[str]) -> tuple[str, ...]:
     """Telemetry that would have helped and was not there."""
-    missing = []
+    missing = [f"{what}: the store does not answer" for what in case.unavailable]
     if case.spans is None or not len(case.spans):
         missing.append("traces of the window")
-    if case.logs is None or not len(case.logs):
+    if (case.logs is None or not len(case.logs)) and "logs" not in case.unavailable:
         missing.append("logs of the window")
-    if not case.topology.edges:
+    if not case.topology.edges and "topology" not in case.unavailable:
         missing.append("topology")
     measured = {series.entity for series in case.series}
     missing += [f"metrics of {entity_name(entity)}" for entity in alerted if entity not in measured]

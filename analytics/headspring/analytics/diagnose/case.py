@@ -92,6 +92,8 @@ class Case:
     topology: Topology = field(default_factory=Topology)
     elsewhere: frozenset[str] = frozenset()
     """Entities that other open incidents are blamed on; their symptoms are explained there."""
+    unavailable: tuple[str, ...] = ()
+    """Kinds of facts whose store did not answer, in words: what is not here may be there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +20,14 @@ from headspring.knowledge.topology.graph import Topology
 from headspring.knowledge.topology.port import TopologyGraph
 from headspring.knowledge.traces.port import SpanTable, TraceStore
 from headspring.proto.clock import NS_PER_S
-from headspring.proto.errors import LimitExceeded
+from headspring.proto.errors import LimitExceeded, Unavailable
 from headspring.proto.ids import entity_name, split_entity
 from headspring.proto.incident import Incident
 from headspring.proto.semantics import DERIVED_METRICS, LABEL_CALLEE, prometheus_name
 from headspring.proto.telemetry import MetricKind, SeriesDescriptor
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 _MAX_SERIES = 4_000
 _MAX_ENTITIES = 60
@@ -59,6 +64,25 @@ class Ranges:
     """Length of the normal period before the window."""
 
 
+class _Asked:
+    """Questions to stores, of which some may go unanswered."""
+
+    def __init__(self, incident_id: str) -> None:
+        self._incident_id = incident_id
+        self.lost: list[str] = []
+
+    def ask(self, what: str, question: Callable[[], T]) -> T | None:
+        """None where the store is away: a cause told from what is there, saying what is not, is worth more at night
+        than none."""
+        try:
+            return question()
+        except Unavailable as error:
+            _LOG.warning("diagnosis goes on without a store: incident=%s facts=%s error=%s",
+                         self._incident_id, what, error)  # fmt: skip
+            self.lost.append(what)
+            return None
+
+
 def gather(
     incident: Incident,
     stores: Stores,
@@ -75,13 +99,14 @@ def gather(
         elsewhere: Entities that other open incidents are blamed on.
     """
     tenant = incident.tenant
+    asked = _Asked(incident.incident_id)
     alerts = tuple(member.alert for member in incident.members)
     starts = [alert.starts_ns for alert in alerts if alert.starts_ns > 0]
     detected_ns = min(starts, default=incident.opened_ns or now_ns)
-    topology = _topology(stores.topology, tenant, detected_ns, now_ns)
+    topology = asked.ask("topology", lambda: _topology(stores.topology, tenant, detected_ns, now_ns)) or Topology()
     entities = _entities(topology, [alert.entity for alert in alerts if alert.entity])
     normal_start = detected_ns - ranges.lead_ns - ranges.normal_ns
-    data = _series(stores.series, tenant, entities, normal_start, now_ns)
+    data = asked.ask("metrics", lambda: _series(stores.series, tenant, entities, normal_start, now_ns)) or []
     first_ns = min((int(one.time_ns[0]) for one in data if one.time_ns.size), default=normal_start)
     lead_ns = int(min(ranges.lead_ns, max(_LEAST_LEAD_NS, _LEAD_SHARE * (detected_ns - first_ns))))
     window = (detected_ns - lead_ns, now_ns + 1)
@@ -92,6 +117,11 @@ def gather(
     normal_spans = stores.traces.select(tenant, start_ns=normal[0], end_ns=normal[1], limit=_MAX_SPANS)
     if others:
         normal_spans = _outside(normal_spans, others)
+    logs = asked.ask("logs", lambda: _logs(stores.documents, tenant, normal, window))
+    changes_ns = window[0] - _CHANGES_NS
+    changes = asked.ask(
+        "changes", lambda: stores.documents.changes(tenant, start_ns=changes_ns, end_ns=window[1], limit=200)
+    )
     return Case(
         incident_id=incident.incident_id,
         tenant=tenant,
@@ -103,10 +133,11 @@ def gather(
         series=tuple(one for one in series if one is not None),
         spans=spans,
         normal_spans=normal_spans,
-        logs=_logs(stores.documents, tenant, normal, window),
-        changes=tuple(stores.documents.changes(tenant, start_ns=window[0] - _CHANGES_NS, end_ns=window[1], limit=200)),
+        logs=logs,
+        changes=tuple(changes or ()),
         topology=topology,
         elsewhere=elsewhere - {alert.entity for alert in alerts},
+        unavailable=tuple(asked.lost),
     )
 
 

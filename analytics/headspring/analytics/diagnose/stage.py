@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from headspring.knowledge.topology.port import TopologyGraph
 from headspring.knowledge.traces.port import TraceStore
 from headspring.proto import codec
 from headspring.proto.clock import NS_PER_S, Clock
-from headspring.proto.errors import ContractError
+from headspring.proto.errors import ContractError, Unavailable
 from headspring.proto.incident import Diagnosis, DiagnosisStatus, Incident, IncidentState
 from headspring.proto.topics import DIAGNOSES, INCIDENTS, record_key
 from headspring.streaming.engine.port import Outgoing
@@ -31,6 +32,8 @@ action too."""
 _LIVE = (*_WATCHED, IncidentState.MITIGATING, IncidentState.SETTLING)
 """States in which an incident's cause is at work elsewhere too, and looks that were planned still take place: an early
 action must not hide a second cause."""
+_AGAIN_NS = 10 * NS_PER_S
+"""A diagnosis that had to do without a store is made again after this."""
 _MAX_KNOWN = 500
 """Incidents remembered, newest kept: ended ones are needed to keep their time out of the normal period."""
 
@@ -103,11 +106,13 @@ class DiagnoseStage:
                 continue
             watch.due_ns = [due for due in watch.due_ns if due > now_ns]
             try:
-                found = await asyncio.to_thread(self._diagnose, key, now_ns)
+                found, whole = await asyncio.to_thread(self._diagnose, key, now_ns)
             except Exception:  # noqa: BLE001 - the stage's edge: one incident that cannot be read must not stop the others
                 _LOG.exception("incident %s cannot be diagnosed now", key[1])
                 continue
-            out += self._published(watch, found, now_ns)
+            if not whole:
+                watch.due_ns = sorted({*watch.due_ns, now_ns + _AGAIN_NS})
+            out += self._published(watch, found, whole, now_ns)
         return out
 
     def snapshot(self) -> bytes:
@@ -163,7 +168,8 @@ class DiagnoseStage:
             later = (now_ns + round(after * NS_PER_S) for after in self._config.settle_s)
             watch.due_ns = sorted({now_ns, *later})
 
-    def _diagnose(self, key: tuple[str, str], now_ns: int) -> Diagnosis:
+    def _diagnose(self, key: tuple[str, str], now_ns: int) -> tuple[Diagnosis, bool]:
+        """The answer, and whether every store answered."""
         incident = self._watched[key].incident
         others = [watch for other, watch in self._watched.items() if other != key and other[0] == key[0]]
         case = gather(
@@ -174,18 +180,20 @@ class DiagnoseStage:
             others=[_span_of(watch.incident, now_ns) for watch in others],
             elsewhere=frozenset(watch.cause for watch in others if watch.cause and watch.incident.state in _LIVE),
         )
-        return diagnose(case, deadline_s=self._config.deadline_s)
+        return diagnose(case, deadline_s=self._config.deadline_s), not case.unavailable
 
-    def _published(self, watch: _Watch, found: Diagnosis, now_ns: int) -> list[Outgoing]:
-        text = _essence(found)
+    def _published(self, watch: _Watch, found: Diagnosis, whole: bool, now_ns: int) -> list[Outgoing]:
+        text = _essence(found) if whole else f"without a store: {_essence(found)}"
         best = found.hypotheses[0] if found.hypotheses and not found.none else None
         sure = best is not None and best.status in (DiagnosisStatus.LIKELY, DiagnosisStatus.CONFIRMED)
         watch.cause = best.entity if best is not None and sure else ""
         if text == watch.answer:
             return []
         if not watch.version:
-            stored = self._stores.documents.diagnosis(found.tenant, found.incident_id)
-            watch.version = stored.version if stored is not None else 0
+            # A store that is away holds nothing of a new incident; an old one's version came with the state.
+            with contextlib.suppress(Unavailable):
+                stored = self._stores.documents.diagnosis(found.tenant, found.incident_id)
+                watch.version = stored.version if stored is not None else 0
         watch.answer = text
         watch.version += 1
         versioned = replace(found, version=watch.version)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, RedirectResponse
 
 from headspring.gateway.api import problem
+from headspring.gateway.api.limits import ApiLimits, RequestLimits
 from headspring.gateway.api.routes import config, incidents, keys, metrics, runs, stream, topology
 from headspring.gateway.api.traced import traced
 from headspring.gateway.metrics import exposition
@@ -37,8 +39,8 @@ _HEADERS = (
 )
 
 
-def api_app(services: Services) -> FastAPI:
-    """The FastAPI part: API, OpenAPI, pages."""
+def api_app(services: Services, *, limits: ApiLimits | None = None) -> FastAPI:
+    """The FastAPI part: API, OpenAPI, pages. Without `limits` this process counts alone, by the defaults."""
     app = FastAPI(
         title="Headspring",
         version="1",
@@ -48,6 +50,8 @@ def api_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    refused: Counter[str] = Counter()
+    app.add_middleware(RequestLimits, services=services, limits=limits, counters=refused)
     problem.install(app)
     for module in (incidents, metrics, runs, topology, config, keys, stream):
         app.include_router(module.router, prefix="/api/v1")
@@ -55,7 +59,10 @@ def api_app(services: Services) -> FastAPI:
     @app.get("/metrics", include_in_schema=False)
     async def own_metrics() -> PlainTextResponse:
         """Headspring's own metrics; no telemetry of others, so they need no key."""
-        return PlainTextResponse(exposition(services), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = exposition(services) + "".join(
+            f"# TYPE {name} counter\n{name} {count}\n" for name, count in sorted(refused.items())
+        )
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
@@ -65,10 +72,10 @@ def api_app(services: Services) -> FastAPI:
     return app
 
 
-def gateway_app(services: Services) -> Application:
-    """Everything on the gateway's port."""
+def gateway_app(services: Services, *, limits: ApiLimits | None = None) -> Application:
+    """Everything on the gateway's port; `limits` as in `api_app`."""
     intake = intake_app(services.intake, authenticate=services.authenticator.tenant_for_intake)
-    api = api_app(services)
+    api = api_app(services, limits=limits)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -11,15 +11,20 @@ import typer
 
 from headspring.gateway.runtime.config import ENV_PREFIX, SETTINGS, Setting
 
-File = Annotated[Path | None, typer.Option(help="settings file, TOML; `headspring config` lists all settings")]
+File = Annotated[
+    Path | None, typer.Option("--file", "--config", help="settings file, TOML; `headspring config` lists all settings")
+]
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], *, shape: str = "") -> Callable[..., None]:
     """Gives a command that takes `flags` and `file` a flag for every setting that is no secret.
 
     Secrets have none on purpose: an argument can be read by everybody on the machine in the list of processes.
+
+    Args:
+        shape: Leaves settings of the other shape out; "" takes all.
     """
-    given = [setting for setting in SETTINGS if not setting.secret]
+    given = [setting for setting in SETTINGS if not setting.secret and (not shape or setting.shape in ("", shape))]
 
     def run(*, file: Path | None = None, **options: Any) -> None:
         flags = {setting.name: options.pop(setting.name, None) for setting in given}
@@ -54,5 +59,7 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-SECRETS = ", ".join(ENV_PREFIX + setting.name.upper() for setting in SETTINGS if setting.secret)
-"""Variables of the settings that have no flag."""
+def secrets(shape: str) -> str:
+    """Variables of a shape's settings that have no flag."""
+    found = [setting for setting in SETTINGS if setting.secret and setting.shape in ("", shape)]
+    return ", ".join(ENV_PREFIX + setting.name.upper() for setting in found)

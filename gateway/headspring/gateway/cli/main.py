@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from headspring.gateway.cli import remote
-from headspring.gateway.cli.flags import SECRETS, with_settings
+from headspring.gateway.cli import flink, remote
+from headspring.gateway.cli.flags import secrets, with_settings
 from headspring.gateway.cli.output import Format, show
+from headspring.gateway.runtime import ROLES
 
 app = typer.Typer(
     name="headspring",
@@ -47,8 +49,10 @@ def config(*, flags: dict[str, Any], file: Path | None, output: Output = Format.
     show(rows, output)
 
 
-@app.command(epilog=f"Example: headspring up --data ./data --port 8420\n\nBy environment or file only: {SECRETS}")
-@with_settings
+@app.command(
+    epilog=f"Example: headspring up --data ./data --port 8420\n\nBy environment or file only: {secrets('embedded')}"
+)
+@partial(with_settings, shape="embedded")
 def up(*, flags: dict[str, Any], file: Path | None) -> None:
     """Runs the platform in this terminal, without servers, until Ctrl-C."""
     from headspring.gateway.runtime.config import resolve
@@ -60,6 +64,64 @@ def up(*, flags: dict[str, Any], file: Path | None) -> None:
     from headspring.gateway.runtime.serve import run
 
     run(settings, say=lambda line: print(line, flush=True))
+
+
+@app.command(
+    "run",
+    epilog="Example: headspring run detect --config headspring.toml\n\n"
+    f"By environment or file only: {secrets('distributed')}",
+)
+@partial(with_settings, shape="distributed")
+def run_role(
+    *, role: Annotated[str, typer.Argument(help=", ".join(ROLES))], flags: dict[str, Any], file: Path | None
+) -> None:
+    """Runs one role of the distributed shape, on Kafka and the stores, until SIGTERM."""
+    from headspring.gateway.runtime.config import resolve
+    from headspring.gateway.runtime.data import prepare
+    from headspring.proto.errors import ConfigError
+
+    if role not in ROLES:
+        raise ConfigError(f"there is no role {role!r}; wanted one of {', '.join(ROLES)}")
+    settings = resolve(flags, file=file)
+    prepare(settings.data)  # before the first kernel is imported, as in `up`
+    from headspring.gateway.runtime.roles import run
+
+    run(role, settings, say=lambda line: print(line, flush=True))
+
+
+@app.command(
+    epilog="Example: headspring migrate ./data --config headspring.toml\n\n"
+    f"By environment or file only: {secrets('distributed')}"
+)
+@partial(with_settings, shape="distributed")
+def migrate(
+    *,
+    source: Annotated[Path, typer.Argument(metavar="DATA", help="data folder of an installation that is not running")],
+    leave_open: Annotated[bool, typer.Option("--leave-open", help="move although incidents are open")] = False,
+    flags: dict[str, Any],
+    file: Path | None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Moves an embedded installation to the servers of a distributed one; may be killed and called again.
+
+    Every part is counted and digested on both sides. Do it before the first role starts there.
+    """
+    import asyncio
+
+    from headspring.gateway.migrate.command import migrate as run
+    from headspring.gateway.runtime.config import resolve
+
+    moved = asyncio.run(run(source, resolve(flags, file=file), leave_open=leave_open, say=_progress))
+    show(
+        [
+            {"part": one.name, "source": one.source.count, "target": one.target.count, "equal": one.equal,
+             "digest": one.target.digest[:16]}
+            for one in moved
+        ],
+        output,
+    )  # fmt: skip
+    if not all(one.equal for one in moved):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: headspring demo --fault payment-delay --yes")
@@ -75,15 +137,19 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="folder to write to; a temporary one without it")] = None,
     minutes: Annotated[float, typer.Option(help="with --fault none: how long the healthy shop is watched")] = 10.0,
     timeout_s: Annotated[float, typer.Option(help="seconds from the fault to the resolved incident")] = 300.0,
+    stack: Annotated[bool, typer.Option("--stack", help="on the servers that `make stack` runs")] = False,
+    stack_file: Annotated[Path, typer.Option(help="with --stack: where it is described")] = Path(".stack/stack.json"),
 ) -> None:
     """A shop of real processes, a fault, and the way to its repair, checked at every step."""
     from headspring.gateway.demo.command import main as run
 
-    raise typer.Exit(run(fault, yes, keep, data, timeout_s, minutes=minutes))
+    file = stack_file if stack else None
+    raise typer.Exit(run(fault, yes, keep, data, timeout_s, minutes=minutes, stack_file=file))
 
 
 backtest = typer.Typer(help="Runs detection, correlation and diagnosis over recorded cases.")
 app.add_typer(backtest, name="backtest")
+app.add_typer(flink.app, name="flink")
 
 
 def _progress(line: str) -> None:

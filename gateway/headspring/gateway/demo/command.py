@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
 
 from headspring.gateway.demo import estate
-from headspring.gateway.demo.client import Client, Platform
 from headspring.gateway.demo.processes import instrumentation
-from headspring.gateway.demo.scenario import BY_NAME, Judge, Scenario, top_hypothesis
+from headspring.gateway.demo.scenario import BY_NAME, ENDED, Judge, Past, Scenario, top_hypothesis
 from headspring.gateway.demo.screen import Screen
-from headspring.proto.errors import ActionError, ConfigError, NotReady, PlatformError, Unavailable
+from headspring.gateway.demo.stand import OPERATOR, START_TIMEOUT_S, Stand, open_stand
+from headspring.proto.errors import NotReady, PlatformError, Unavailable
 
 HEALTHY = "none"
 BASELINE_S = 50.0
 """Normal traffic before the fault: what detection needs to know what is normal."""
-START_TIMEOUT_S = 120.0
-"""First start compiles kernels; later ones take seconds."""
+_EARLIER_END_S = 240.0
 _PERSON_S = 1800.0
 """Least time from the fault to the resolved incident where a person decides."""
 _POLL_S = 0.5
-_OPERATOR = "demo-operator"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stand:
-    """The running demo."""
-
-    platform: Platform
-    operator: Platform
-    """The same platform, as the person who approves."""
-    operator_key: str
-    """What that person signs in with."""
-    shop: Client
-    folder: Path
 
 
 def main(
     fault: str, yes: bool, keep: bool, data: Path | None, timeout_s: float = 300.0, *, minutes: float = 10.0,
-    baseline_s: float = BASELINE_S,
+    baseline_s: float = BASELINE_S, stack_file: Path | None = None,
 ) -> int:  # fmt: skip
     """Runs a scenario, or with `none` a healthy shop for `minutes`; 0 only if everything was as it must be.
 
@@ -63,6 +42,7 @@ def main(
         timeout_s: Time from the fault to the resolved incident.
         minutes: How long the healthy shop is watched.
         baseline_s: Normal traffic before the fault.
+        stack_file: Description of a running stack (`make stack`) to use instead of a platform of its own.
 
     Raises:
         ConfigError: the `shop` extra is not installed.
@@ -80,7 +60,7 @@ def main(
     try:
         with ExitStack() as stack:
             screen = Screen(f"Headspring demo · {title}")
-            stand = stack.enter_context(_stand(folder, screen))
+            stand = stack.enter_context(open_stand(folder, screen, stack_file))
             # Whoever decides in the browser also wants to look around there afterwards.
             looks = keep or (not yes and sys.stdin.isatty())
             if looks or not yes:
@@ -119,7 +99,7 @@ def _run(
     early = _baseline(stand, screen, baseline_s)
     if early:
         return early
-    before = frozenset(incident["incident_id"] for incident in stand.platform.incidents())
+    past = Past.of(stand.platform.details())
     for fault in scenario.faults:
         stand.shop.post(f"/simulate/{fault.kind}", fault.body)
         screen.say(f"fault put in: {fault.kind} {dict(fault.body)}")
@@ -129,7 +109,7 @@ def _run(
     while not judge.done and time.monotonic() - injected < timeout_s:
         time.sleep(_POLL_S)
         with suppress(Unavailable):  # the machine may be busy; the deadline decides
-            judge.see(stand.platform.details(without=before))
+            judge.see(past.since(stand.platform.details(without=past.ended(stand.platform.incidents()))))
             _show(stand, screen, judge)
             for found in judge.found.values():
                 if found.run_id in asked and not yes and found.run_state in ("executing", "validating", "succeeded"):
@@ -139,7 +119,7 @@ def _run(
                 asked.add(found.run_id)
                 if yes:
                     stand.operator.approve(found.run_id, found.digest)
-                    screen.stage("approval", f"{found.runbook} approved by {_OPERATOR}", "done")
+                    screen.stage("approval", f"{found.runbook} approved by {OPERATOR}", "done")
                 else:
                     screen.say(f"read the plan and decide: {stand.platform.url}/incidents/{found.incident_id}")
     status = stand.shop.get("/simulate/status")
@@ -184,6 +164,7 @@ def _baseline(stand: Stand, screen: Screen, baseline_s: float) -> list[str]:
     if missing:
         raise NotReady(f"no telemetry from {', '.join(sorted(missing))} within {START_TIMEOUT_S:.0f} s")
     screen.stage("samples", f"from all {len(estate.NAMES)} services", "done")
+    _let_earlier_end(stand, screen)
     until = time.monotonic() + baseline_s
     while time.monotonic() < until:
         screen.stage("series", f"learning what is normal, {until - time.monotonic():.0f} s to go")
@@ -192,10 +173,30 @@ def _baseline(stand: Stand, screen: Screen, baseline_s: float) -> list[str]:
     return _false_alarms(stand)
 
 
+def _let_earlier_end(stand: Stand, screen: Screen) -> None:
+    """On a stack that other demos ran on: what their end left open must be over, and does not count as ours.
+
+    Raises:
+        NotReady: it does not end.
+    """
+    deadline = time.monotonic() + _EARLIER_END_S
+    while True:
+        incidents = stand.platform.incidents()
+        open_ones = [one for one in incidents if one.get("state") not in ENDED]
+        if not open_ones:
+            stand.earlier.update(one["incident_id"] for one in incidents)
+            return
+        if time.monotonic() > deadline:
+            raise NotReady(f"incident {open_ones[0]['incident_id']} of an earlier time is still open")
+        screen.stage("samples", f"{len(open_ones)} incidents of an earlier time end first")
+        time.sleep(_POLL_S)
+
+
 def _false_alarms(stand: Stand) -> list[str]:
     return [
         f"false alarm: incident {incident['incident_id']} ({incident.get('title', '')}) while the shop was healthy"
         for incident in stand.platform.incidents()
+        if incident["incident_id"] not in stand.earlier
     ]
 
 
@@ -209,7 +210,8 @@ def _show(stand: Stand, screen: Screen, judge: Judge) -> None:
         for detail in stand.platform.details() if judge.wrong else ():
             top = top_hypothesis(detail)
             screen.stage("incident", f"{detail['incident'].get('title', '')}", "done")
-            screen.stage("cause", f"so far {top.get('entity', 'nothing')} with {top.get('probability', 0.0):.0%}")
+            if top:
+                screen.stage("cause", f"so far {top.get('entity')} with {top.get('probability', 0.0):.0%}")
         return
     everything = len(incidents) == len(judge.found)
 
@@ -239,108 +241,6 @@ def _show(stand: Stand, screen: Screen, judge: Judge) -> None:
           any(state in ("rolling_back", "rolled_back") for state in states))  # fmt: skip
     stage("resolved", [found.incident_state for found in incidents if found.incident_state in ("settling", "resolved")],
           all(found.incident_state == "resolved" for found in incidents))  # fmt: skip
-
-
-@contextmanager
-def _stand(folder: Path, screen: Screen) -> Iterator[Stand]:
-    """Platform and shop, started and stopped again.
-
-    Raises:
-        NotReady: the platform did not become ready.
-        ActionError: a process ended at its start.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    key = "hsk_" + secrets.token_urlsafe(32)
-    port, otlp, grpc, shop_port = free_ports(4)
-    url, shop_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{shop_port}"
-    headspring = Path(sys.executable).with_name("headspring")
-    if not headspring.exists():
-        raise ConfigError(f"{headspring} is missing; is Headspring installed in this environment?")
-    with ExitStack() as stack:
-        platform_env = {**os.environ, "HEADSPRING_BOOTSTRAP_KEY": key, "HEADSPRING_OPS_URL": shop_url}
-        ports = ["--port", str(port), "--otlp-port", str(otlp), "--grpc-port", str(grpc)]
-        platform_process = stack.enter_context(
-            _process(
-                [str(headspring), "up", "--data", str(folder / "platform"), *ports],
-                platform_env,
-                folder / "platform.log",
-            )
-        )
-        shop_process = stack.enter_context(
-            _process(
-                [
-                    sys.executable,
-                    "-m",
-                    "headspring.gateway.demo.supervisor",
-                    "--otlp",
-                    f"http://127.0.0.1:{otlp}",
-                    "--platform",
-                    url,
-                    "--data",
-                    str(folder / "shop"),
-                    "--port",
-                    str(shop_port),
-                    "--until-eof",
-                ],
-                {**os.environ, "HEADSPRING_API_KEY": key},
-                folder / "shop.log",
-            )
-        )
-        platform, shop = Platform(url, key), Client(shop_url)
-        stack.callback(platform.close)
-        stack.callback(shop.close)
-        screen.say(f"platform at {url} (log {folder / 'platform.log'}), shop at {shop_url}")
-        _await_ready(platform, platform_process, "platform")
-        _await_ready(shop, shop_process, "shop")
-        operator_key = platform.new_key(_OPERATOR, "operator")
-        operator = Platform(url, operator_key)
-        stack.callback(operator.close)
-        screen.say("platform and shop are up")
-        yield Stand(platform=platform, operator=operator, operator_key=operator_key, shop=shop, folder=folder)
-
-
-def _await_ready(client: Client, process: subprocess.Popen[bytes], name: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ActionError(f"the {name} ended with {process.returncode} while starting")
-        with suppress(Unavailable):
-            if client.ready() if isinstance(client, Platform) else client.get("/simulate/status"):
-                return
-        time.sleep(0.2)
-    raise NotReady(f"the {name} was not ready within {START_TIMEOUT_S:.0f} s")
-
-
-@contextmanager
-def _process(argv: Sequence[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a session of its own, so that Ctrl-C reaches us alone; stopped gently, then for sure."""
-    with log.open("ab") as out, _child(argv, env, out) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            if process.stdin:
-                process.stdin.close()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _child(argv: Sequence[str], env: dict[str, str], out: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        argv, env=env, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that were free a moment ago; all differ."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _tail(log: Path, lines: int = 20) -> None:

@@ -15,6 +15,9 @@ from headspring.gateway.demo.estate import entity
 SURE = ("likely", "confirmed")
 """Statuses with which a diagnosis commits itself; `inconclusive` is honest but is not what these faults deserve."""
 
+ENDED = ("resolved", "merged")
+"""States of an incident in which nothing is done about it any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -93,6 +96,39 @@ class Found:
     @property
     def done(self) -> bool:
         return self.right and self.run_state == "succeeded" and self.incident_state == "resolved"
+
+
+@dataclass(slots=True)
+class Past:
+    """What there was before the faults. An incident of then may relapse: then it is about these faults too."""
+
+    incidents: frozenset[str]
+    runs: frozenset[str]
+    relapsed: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, details: Sequence[Mapping[str, Any]]) -> Past:
+        """Of everything there is now."""
+        return cls(
+            frozenset(detail["incident"]["incident_id"] for detail in details),
+            frozenset(run["run_id"] for detail in details for run in detail.get("runs") or ()),
+        )
+
+    def ended(self, incidents: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+        """Those of then that have not come back."""
+        self.relapsed |= {
+            one["incident_id"]
+            for one in incidents
+            if one["incident_id"] in self.incidents and one["state"] not in ENDED
+        }
+        return self.incidents - self.relapsed
+
+    def since(self, details: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The same without runs of then."""
+        return [
+            {**detail, "runs": [run for run in detail.get("runs") or () if run["run_id"] not in self.runs]}
+            for detail in details
+        ]
 
 
 @dataclass(slots=True)

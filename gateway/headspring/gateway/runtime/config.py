@@ -30,6 +30,8 @@ class Setting:
     maximum: float | None = None
     secret: bool = False
     """Never printed, never logged."""
+    shape: str = ""
+    """"" for both shapes, else the only one it is for: `embedded` or `distributed`."""
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -75,6 +77,60 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="bootstrap_key", type=str, default="",
             help="first admin API key, for automation; made at random when empty", secret=True),
     Setting(name="log_level", type=str, default="warning", help="debug, info, warning or error"),
+    # The distributed shape: where its servers are. `headspring run ROLE` says which of them a role needs.
+    Setting(name="kafka", type=str, default="127.0.0.1:9092", shape="distributed",
+            help="Kafka brokers to start from, HOST:PORT separated by commas"),
+    Setting(name="kafka_security", type=str, default="PLAINTEXT", shape="distributed",
+            help="how brokers are spoken to: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
+    Setting(name="kafka_mechanism", type=str, default="SCRAM-SHA-512", shape="distributed",
+            help="how SASL signs in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+    Setting(name="kafka_user", type=str, default="", shape="distributed", help="user at Kafka, with SASL"),
+    Setting(name="kafka_password", type=str, default="", shape="distributed", help="password at Kafka", secret=True),
+    Setting(name="kafka_ca", type=str, default="", shape="distributed",
+            help="file of the authority that signed the brokers' certificates; empty: the system's"),
+    Setting(name="kafka_prefix", type=str, default="", shape="distributed",
+            help="put before every topic and group, so that installations can share a cluster"),
+    Setting(name="partitions", type=int, default=12, shape="distributed", minimum=1, maximum=1000,
+            help="partitions of every topic: the most processes that share a role; fixed at the first start"),
+    Setting(name="replication", type=int, default=3, shape="distributed", minimum=1, maximum=9,
+            help="copies of every topic; with 3 or more, 2 must have a record before it counts as written"),
+    Setting(name="victoria_url", type=str, default="http://127.0.0.1:8428", shape="distributed",
+            help="VictoriaMetrics: series"),
+    Setting(name="victoria_user", type=str, default="", shape="distributed", help="user at VictoriaMetrics"),
+    Setting(name="victoria_password", type=str, default="", shape="distributed", secret=True,
+            help="password at VictoriaMetrics"),
+    Setting(name="elasticsearch_url", type=str, default="http://127.0.0.1:9200", shape="distributed",
+            help="Elasticsearch 8: incidents, alerts, logs; several addresses separated by commas"),
+    Setting(name="elasticsearch_user", type=str, default="", shape="distributed", help="user at Elasticsearch"),
+    Setting(name="elasticsearch_password", type=str, default="", shape="distributed", secret=True,
+            help="password at Elasticsearch"),
+    Setting(name="neo4j_url", type=str, default="bolt://127.0.0.1:7687", shape="distributed", help="Neo4j: topology"),
+    Setting(name="neo4j_user", type=str, default="neo4j", shape="distributed", help="user at Neo4j"),
+    Setting(name="neo4j_password", type=str, default="", shape="distributed", secret=True, help="password at Neo4j"),
+    Setting(name="redis_url", type=str, default="redis://127.0.0.1:6379/0", shape="distributed",
+            help="Redis: cache, rate limits"),
+    Setting(name="redis_password", type=str, default="", shape="distributed", secret=True, help="password at Redis"),
+    Setting(name="postgres_url", type=str, default="postgresql://headspring@127.0.0.1:5432/headspring",
+            shape="distributed", help="PostgreSQL: runs, approvals, audit, keys, labels; without the password"),
+    Setting(name="postgres_password", type=str, default="", shape="distributed", secret=True,
+            help="password at PostgreSQL"),
+    Setting(name="minio_url", type=str, default="http://127.0.0.1:9000", shape="distributed",
+            help="MinIO or another S3: artifacts of models"),
+    Setting(name="minio_user", type=str, default="", shape="distributed", help="access key at MinIO"),
+    Setting(name="minio_password", type=str, default="", shape="distributed", secret=True, help="secret key at MinIO"),
+    Setting(name="minio_bucket", type=str, default="headspring", shape="distributed", help="bucket of the artifacts"),
+    Setting(name="secrets", type=Path, default=Path("headspring-secrets"), shape="distributed",
+            help="folder of the keys that all processes share; made by the first that finds it empty"),
+    Setting(name="windows", type=str, default="kernel", shape="distributed",
+            help="who computes windows: kernel (role windows) or flink (`headspring flink submit`)"),
+    Setting(name="flink_url", type=str, default="http://127.0.0.1:8081", shape="distributed",
+            help="address of Flink's JobManager, where windows are on Flink"),
+    Setting(name="event_engine", type=str, default="faust", shape="distributed",
+            help="what runs correlate, diagnose and act: faust or kafka"),
+    Setting(name="health_port", type=int, default=8421, shape="distributed", minimum=0, maximum=65535,
+            help="port of /healthz, /readyz and /metrics of a role that has no other"),
+    Setting(name="spool_bytes", type=int, default=4 * 1024**3, shape="distributed", minimum=0,
+            help="most telemetry kept on the disk of an ingestion process while Kafka is away, bytes; 0: none"),
 )  # fmt: skip
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from headspring.action.notify.console import ConsoleNotifier
 from headspring.action.service import ActionService
 from headspring.action.stage import ActStage
 from headspring.analytics.correlate.stage import CorrelateConfig, CorrelateStage
-from headspring.analytics.detect.stage import DetectConfig, DetectStage
+from headspring.analytics.detect.stage import DetectStage
 from headspring.analytics.diagnose.stage import DiagnoseStage
 from headspring.gateway.auth.keys import KeyStore
 from headspring.gateway.auth.requests import Authenticator
+from headspring.gateway.detection import LocalDetection, read_file
 from headspring.gateway.events import Events, EventStage
 from headspring.gateway.runtime.config import Settings, runbook_settings
 from headspring.gateway.runtime.data import prepare
@@ -41,7 +41,6 @@ from headspring.models.labels.store import LabelStore
 from headspring.proto import codec
 from headspring.proto.action import Feedback
 from headspring.proto.clock import Clock, SystemClock
-from headspring.proto.errors import ConfigError
 from headspring.proto.secret_file import read_or_make
 from headspring.proto.telemetry import SeriesDescriptor
 from headspring.proto.topics import FEEDBACK, SERIES, record_key
@@ -111,7 +110,8 @@ async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
         )
         await log.append(FEEDBACK.name, [record])
 
-    detect = DetectStage(clock=clock, config=_detection(data / "detection.json"))
+    detection_file = data / "detection.json"
+    detect = DetectStage(clock=clock, config=read_file(detection_file))
     actions = ActionService(
         database_url=f"sqlite:///{data / 'actions.db'}",
         state_dir=data,
@@ -154,7 +154,8 @@ async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
     await engine.start()
     services = Services(
         settings=settings, clock=clock, data=data, keys=keys, authenticator=Authenticator(keys), log=log, intake=intake,
-        series=series, documents=documents, topology=topology, traces=traces, detect=detect, actions=actions,
+        series=series, documents=documents, topology=topology, traces=traces,
+        detect=LocalDetection(detect, detection_file), actions=actions,
         events=events, give_feedback=give_feedback, stage_health=engine.health, ready=lambda: _ready(engine),
     )  # fmt: skip
     return Embedded(services, engine, log, (series, documents, topology, traces, labels, keys), new_key)
@@ -162,12 +163,3 @@ async def start(settings: Settings, *, clock: Clock | None = None) -> Embedded:
 
 def _ready(engine: LocalEngine) -> bool:
     return all(state.state == "running" for state in engine.health().values())
-
-
-def _detection(file: Path) -> DetectConfig:
-    if not file.exists():
-        return DetectConfig()
-    try:
-        return DetectConfig.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{file} holds no detection settings: {error}; mend or remove it") from error

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
-
-import uvicorn
 
 from headspring.gateway.api.app import gateway_app
 from headspring.gateway.api.traced import traced
-from headspring.gateway.runtime import embedded, tracing
+from headspring.gateway.runtime import doors, embedded, tracing
 from headspring.gateway.runtime.config import Settings
 from headspring.gateway.runtime.embedded import Embedded
 from headspring.ingestion.receive import otlp_grpc
 from headspring.ingestion.receive.host import HostMetrics
 from headspring.ingestion.receive.http import intake_app
-from headspring.proto.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-
-DRAIN_S = 10
-"""How long open requests may take to end, seconds."""
 
 
 def run(settings: Settings, *, say: Callable[[str], None]) -> None:
@@ -38,9 +29,7 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     Raises:
         ConfigError: a port is taken, or the data folder cannot be used.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    doors.log_to_stderr(settings)
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -64,17 +53,17 @@ async def _run(settings: Settings, say: Callable[[str], None]) -> None:
 async def _serve(platform: Embedded, settings: Settings, say: Callable[[str], None]) -> None:
     services = platform.services
     authenticate = services.authenticator.tenant_for_intake
-    gateway = _server(gateway_app(services), settings.host, settings.port)
-    otlp = _server(traced(intake_app(services.intake, authenticate=authenticate)), settings.host, settings.otlp_port)
-    gateway_socket = _bind(gateway, "port")
-    otlp_socket = _bind(otlp, "otlp_port")
+    gateway = doors.server(gateway_app(services), settings.host, settings.port)
+    otlp = doors.server(
+        traced(intake_app(services.intake, authenticate=authenticate)), settings.host, settings.otlp_port
+    )
+    gateway_socket = doors.bind(gateway, "port")
+    otlp_socket = doors.bind(otlp, "otlp_port")
     grpc = await otlp_grpc.start(
         services.intake, address=f"{settings.host}:{settings.grpc_port}", authenticate=authenticate
     )
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    doors.on_signal(stop.set)
     tasks = [
         asyncio.create_task(gateway.serve(sockets=[gateway_socket])),
         asyncio.create_task(otlp.serve(sockets=[otlp_socket])),
@@ -101,42 +90,3 @@ async def _serve(platform: Embedded, settings: Settings, say: Callable[[str], No
             await host
     await grpc.stop()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handling: one handler ends all servers together."""
-
-    def install_signal_handlers(self) -> None:
-        return None
-
-    def capture_signals(self) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext()
-
-
-def _server(app: Any, host: str, port: int) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app, host=host, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False,
-            http="httptools", timeout_graceful_shutdown=DRAIN_S, limit_concurrency=1000, backlog=512,
-        )
-    )  # fmt: skip
-
-
-def _bind(server: _Server, setting: str) -> Any:
-    import socket
-
-    config = server.config
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((config.host, config.port))
-    except OSError as error:
-        bound.close()
-        raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another with "
-            f"--{setting.replace('_', '-')} or HEADSPRING_{setting.upper()}"
-        ) from error
-    return bound

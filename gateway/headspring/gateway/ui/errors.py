@@ -26,6 +26,7 @@ _TITLES = {
     409: "Something changed before you",
     413: "Too large",
     422: "This cannot be used as it is",
+    429: "Too often",
     500: "Something went wrong on our side",
     503: "Not available right now",
 }
@@ -35,6 +36,7 @@ _NEXT = {
     404: "It may have been merged into another incident, or be older than what is kept.",
     409: "Nothing was done in your name. Go back, read the page as it is now, and decide again.",
     422: "Change what the message names and send it again.",
+    429: "Nothing was done. Wait as long as the message says and repeat.",
     500: "Nothing of your request may be taken as done. The log names the cause under the request id below.",
     503: "Nothing was lost. Wait a few seconds and repeat.",
 }
@@ -84,10 +86,15 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        ours = not request.url.path.startswith(_FOR_PROGRAMS)
-        if ours and error.status_code in (404, 405) and "text/html" in request.headers.get("accept", "").lower():
+        if error.status_code in (404, 405) and not for_programs(request):
             return _refused(request, error)
         return http_problem(request, error)
+
+
+def for_programs(request: Request) -> bool:
+    """Whether an answer is for a program rather than for a person at a browser."""
+    accepted = request.headers.get("accept", "").lower()
+    return request.url.path.startswith(_FOR_PROGRAMS) or "text/html" not in accepted
 
 
 def _refused(request: Request, error: HTTPException) -> Response:

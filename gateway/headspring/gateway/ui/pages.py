@@ -79,6 +79,7 @@ def render(
         done=_DONE.get(request.query_params.get("done", ""), ""),
         path=request.url.path,
         frozen=who is not None and services.actions.frozen,
+        away=[(name, state) for name, state in services.backends().items() if who is not None and not state.up],
         **values,
     )  # fmt: skip
     return HTMLResponse(html, status_code=status, headers=_HEADERS)

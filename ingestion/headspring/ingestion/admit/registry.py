@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from headspring.ingestion.admit.limits import Limits
 from headspring.ingestion.normalize.metrics import SeriesDraft
+from headspring.proto.semantics import DERIVED_METRICS
 from headspring.proto.telemetry import METRIC_KIND_CODE, SeriesDescriptor
+from headspring.proto.topics import SHARD_SHIFT
 
 _KIND_MASK = 0xFF
 _CHECK_MASK = 2**64 - 1 - _KIND_MASK
+_LOWER_HALF = 2**SHARD_SHIFT - 1
 _STAMP_SHIFT = 64
 _LOADED_GRACE_S = 900
 """A series loaded at start must show itself within this time: far more than any usual reporting interval,
@@ -25,17 +28,29 @@ KEY_BYTES = 16
 
 
 def identify(key: bytes, tenant: str, name: str, unit: str, labels: Mapping[str, str]) -> tuple[int, int]:
-    """Series id and check, 64 bits each; the order of labels does not matter. The id is never 0."""
-    hasher = hashlib.blake2b(digest_size=16, key=key)
-    parts = [tenant, name, unit]
+    """Series id and check, 64 bits each; the order of labels does not matter. The id is never 0.
+
+    The upper half of an id says which shard the series goes to. Rate, errors and durations of one service or call share
+    it, because detection judges them together; so that no large exporter fills a shard, other series share nothing.
+    """
+    said: list[str] = []
     for label in sorted(labels):
-        parts += (label, labels[label])
+        said += (label, labels[label])
+    digest = _digest(key, (tenant, name, unit, *said))
+    series_id, check = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+    if name in DERIVED_METRICS:
+        family = _digest(key, (tenant, *said))
+        series_id = int.from_bytes(family[:4], "little") << SHARD_SHIFT | series_id & _LOWER_HALF
+    return series_id or 1, check
+
+
+def _digest(key: bytes, parts: Iterable[str]) -> bytes:
+    hasher = hashlib.blake2b(digest_size=16, key=key)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
         hasher.update(len(data).to_bytes(4, "little"))
         hasher.update(data)
-    digest = hasher.digest()
-    return int.from_bytes(digest[:8], "little") or 1, int.from_bytes(digest[8:], "little")
+    return hasher.digest()
 
 
 class SeriesRegistry:

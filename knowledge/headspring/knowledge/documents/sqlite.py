@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from headspring.knowledge.database import Database
 from headspring.knowledge.documents.cursors import cursor_of, position_of
 from headspring.knowledge.documents.fts import match_expression
-from headspring.knowledge.documents.port import LogHit, Page
+from headspring.knowledge.documents.port import Document, LogHit, Page
+from headspring.knowledge.documents.words import MAX_INDEXED_CHARS, incident_words, log_lines
 from headspring.proto.codec import decode, encode
 from headspring.proto.detection import Alert
-from headspring.proto.ids import digest
 from headspring.proto.incident import Diagnosis, Incident
 from headspring.proto.telemetry import Change, LogBatch, LogRecord
-
-T = TypeVar("T")
 
 _MAX_PAGE = 1_000
 """Items in one page at most, whatever a caller asks for."""
 _MAX_CHANGES = 10_000
 _DELETE_STEP = 20_000
 """Log rows deleted in one transaction: other writers wait for about a tenth of a second at most."""
-_MAX_INDEXED_CHARS = 32_768
-"""Of a log body, what search sees; the whole body is kept."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS incidents (
     row INTEGER PRIMARY KEY, tenant TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, state TEXT NOT NULL,
@@ -81,11 +75,21 @@ class SqliteDocumentStore:
     def __init__(self, path: Path | None) -> None:
         self._db = Database(path, _SCHEMA, synchronous="FULL")
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
-        """Makes the writes inside it one transaction: one fsync, all or nothing."""
+    def put_all(self, documents: Sequence[Document]) -> None:
+        """One transaction: one fsync, all or nothing."""
         with self._db.write():
-            yield
+            for document in documents:
+                match document:
+                    case Incident():
+                        self.put_incident(document)
+                    case Diagnosis():
+                        self.put_diagnosis(document)
+                    case Alert():
+                        self.put_alert(document)
+                    case Change():
+                        self.put_change(document)
+                    case LogBatch():
+                        self.put_logs(document)
 
     # -- incidents and diagnoses
 
@@ -110,7 +114,7 @@ class SqliteDocumentStore:
                 [(tenant, alias, key) for alias in incident.aliases if alias != key],
             )
             db.execute("DELETE FROM incident_text WHERE rowid = ?", row)
-            db.execute("INSERT INTO incident_text (rowid, text) VALUES (?, ?)", (row[0], _incident_words(incident)))
+            db.execute("INSERT INTO incident_text (rowid, text) VALUES (?, ?)", (row[0], incident_words(incident)))
 
     def incident(self, tenant: str, incident_id: str) -> Incident | None:
         with self._db.read() as db:
@@ -160,6 +164,14 @@ class SqliteDocumentStore:
     def diagnosis(self, tenant: str, incident_id: str) -> Diagnosis | None:
         data = self._one("diagnoses", tenant, incident_id)
         return decode(Diagnosis, data) if data is not None else None
+
+    def diagnoses(self, tenant: str, incident_ids: Sequence[str]) -> Mapping[str, Diagnosis]:
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT data FROM diagnoses WHERE tenant = ? AND id IN (SELECT value FROM json_each(?))",
+                (tenant, json.dumps(list(incident_ids))),
+            ).fetchall()
+        return {found.incident_id: found for found in (decode(Diagnosis, data) for (data,) in rows)}
 
     # -- alerts and changes
 
@@ -211,26 +223,21 @@ class SqliteDocumentStore:
     # -- logs
 
     def put_logs(self, batch: LogBatch) -> None:
-        seen: dict[bytes, int] = {}
         with self._db.write() as db:
-            for record in batch.records:
-                attributes = json.dumps(dict(record.attributes), ensure_ascii=False, sort_keys=True)
-                content = _log_content(batch.entity, record, attributes)
-                # A line may honestly repeat within a batch; its count makes each its own, again on a replay.
-                seen[content] = seen.get(content, 0) + 1
+            for line in log_lines(batch):
+                record = line.record
                 row = db.execute(
                     "INSERT OR IGNORE INTO logs (tenant, id, entity, time_ns, severity, severity_text, body, trace_id, "
                     "span_id, attributes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING row",
                     (
-                        batch.tenant, content + seen[content].to_bytes(4, "big"), batch.entity, record.time_ns,
-                        record.severity_number, record.severity_text, record.body, record.trace_id, record.span_id,
-                        attributes,
+                        batch.tenant, line.key, batch.entity, record.time_ns, record.severity_number,
+                        record.severity_text, record.body, record.trace_id, record.span_id, line.attributes,
                     ),
                 ).fetchone()  # fmt: skip
                 if row is not None:
                     db.execute(
                         "INSERT INTO log_text (rowid, body, attributes) VALUES (?, substr(?, 1, ?), ?)",
-                        (row[0], record.body, _MAX_INDEXED_CHARS, attributes),
+                        (row[0], record.body, MAX_INDEXED_CHARS, line.attributes),
                     )
 
     def search_logs(
@@ -274,26 +281,40 @@ class SqliteDocumentStore:
         return Page(items=hits, next_cursor=cursor_of(rows[limit - 1][2], str(rows[limit - 1][0])) if more else "")
 
     def drop_logs_before(self, time_ns: int) -> int:
+        return self._delete_logs("SELECT row FROM logs WHERE time_ns < ? ORDER BY time_ns, row LIMIT ?", time_ns)
+
+    def _delete_logs(self, rows: str, value: object) -> int:
+        """`rows` picks what to delete, by `value` and a limit; it is ours, never a caller's text."""
         dropped = 0
         while True:
             with self._db.write() as db:
                 # The text index keeps no content of its own: it must be told what it indexed.
                 db.execute(
-                    "INSERT INTO log_text (log_text, rowid, body, attributes) "
-                    "SELECT 'delete', row, substr(body, 1, ?), attributes FROM logs WHERE row IN "
-                    "(SELECT row FROM logs WHERE time_ns < ? ORDER BY time_ns, row LIMIT ?)",
-                    (_MAX_INDEXED_CHARS, time_ns, _DELETE_STEP),
+                    "INSERT INTO log_text (log_text, rowid, body, attributes) "  # noqa: S608
+                    f"SELECT 'delete', row, substr(body, 1, ?), attributes FROM logs WHERE row IN ({rows})",
+                    (MAX_INDEXED_CHARS, value, _DELETE_STEP),
                 )
-                count = db.execute(
-                    "DELETE FROM logs WHERE row IN (SELECT row FROM logs WHERE time_ns < ? ORDER BY time_ns, row "
-                    "LIMIT ?)",
-                    (time_ns, _DELETE_STEP),
-                ).rowcount
+                count = db.execute(f"DELETE FROM logs WHERE row IN ({rows})", (value, _DELETE_STEP)).rowcount  # noqa: S608
             dropped += count
             if count < _DELETE_STEP:
                 return dropped
 
     # -- all kinds
+
+    def delete_tenant(self, tenant: str) -> int:
+        deleted = self._delete_logs("SELECT row FROM logs WHERE tenant = ? LIMIT ?", tenant)
+        with self._db.write() as db:
+            db.execute(
+                "DELETE FROM incident_text WHERE rowid IN (SELECT row FROM incidents WHERE tenant = ?)", (tenant,)
+            )
+            for table in ("incident_entities", "incident_aliases"):
+                db.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,))  # noqa: S608
+            for table in ("incidents", "diagnoses", "alerts", "changes"):
+                deleted += db.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)).rowcount  # noqa: S608
+        return deleted
+
+    def settle(self) -> None:
+        """What was put is listed at once."""
 
     def counts(self, tenant: str) -> Mapping[str, int]:
         with self._db.read() as db:
@@ -330,19 +351,3 @@ def _equal(**conditions: str) -> tuple[list[str], list[object]]:
     """`column = ?` for each condition that is not "", and the values."""
     given = {column: value for column, value in conditions.items() if value}
     return [f"{column} = ?" for column in given], list(given.values())
-
-
-def _incident_words(incident: Incident) -> str:
-    """What a person may search an incident by."""
-    words = [incident.incident_id, incident.title, *incident.entities, *incident.aliases]
-    for member in incident.members:
-        words += (member.alert.name, member.alert.summary, member.alert.metric)
-    return "\n".join(dict.fromkeys(word for word in words if word))[:_MAX_INDEXED_CHARS]
-
-
-def _log_content(entity: str, record: LogRecord, attributes: str) -> bytes:
-    parts = (
-        entity, str(record.time_ns), str(record.severity_number), record.body, record.trace_id, record.span_id,
-        attributes,
-    )  # fmt: skip
-    return bytes.fromhex(digest(*parts))

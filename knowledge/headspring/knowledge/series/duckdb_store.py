@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headspring.knowledge.series.index import LabelIndex
-from headspring.knowledge.series.port import Matcher, SeriesData
+from headspring.knowledge.series.port import PRECISION_NS, Matcher, SeriesData
+from headspring.knowledge.series.re2 import Re2
 from headspring.knowledge.series.tail import Columns, Tail, concatenate, ordered
 from headspring.proto.codec import decode, encode
-from headspring.proto.errors import LimitExceeded, QueryError, Unavailable
+from headspring.proto.errors import LimitExceeded, Unavailable
 from headspring.proto.telemetry import MetricBatch, SeriesDescriptor
 
 _TAIL_NS = 15 * 60 * 1_000_000_000
@@ -31,7 +32,6 @@ _MAX_TAIL_SAMPLES = 4_000_000
 _FLUSH_SAMPLES = 200_000
 """Samples that wait for DuckDB at most before `write` flushes by itself."""
 _TRIM_EVERY_NS = 60 * 1_000_000_000
-_MAX_PATTERN_CHARS = 2_000
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS series (tenant VARCHAR, series_id UBIGINT, data BLOB)",
     "CREATE TABLE IF NOT EXISTS samples (tenant VARCHAR, series_id UBIGINT, time_ns BIGINT, value DOUBLE, "
@@ -58,8 +58,7 @@ class DuckDbSeriesStore:
         """Guards the tail, the index and the pending list; held for microseconds."""
         self._db_lock = threading.RLock()
         """Guards the connection. Taken before `_lock` where both are needed."""
-        self._regex_db = duckdb.connect(":memory:", config={"threads": 1})
-        """Apart from the history: what happens to its file is nothing to a regular expression."""
+        self._regex = Re2()
         self._index: dict[str, LabelIndex] = {}
         self._tails: dict[str, Tail] = {}
         self._pending: list[tuple[str, Columns]] = []
@@ -93,7 +92,7 @@ class DuckDbSeriesStore:
             # Own copies: decoded columns are views into the message's bytes.
             columns = Columns(
                 np.array(batch.series_id, dtype=np.uint64),
-                np.array(batch.time_ns, dtype=np.int64),
+                np.asarray(batch.time_ns, dtype=np.int64) // PRECISION_NS * PRECISION_NS,
                 np.array(batch.value, dtype=np.float64),
                 sequence,
             )
@@ -176,7 +175,30 @@ class DuckDbSeriesStore:
                     tail.trim(time_ns, up_to_sequence=self._sequence)
         return int(row[0]) if row else 0
 
+    def delete_tenant(self, tenant: str) -> None:
+        with self._db_lock:
+            try:
+                self._db.execute("BEGIN")
+                for table in ("samples", "series"):
+                    self._db.execute(f"DELETE FROM {table} WHERE tenant = ?", [tenant])  # noqa: S608 — our own names
+                self._db.execute("COMMIT")
+            except duckdb.Error as error:
+                with contextlib.suppress(duckdb.Error):
+                    self._db.execute("ROLLBACK")
+                self._revive(error)
+                raise Unavailable(f"series history: {error}; check free disk space") from error
+            with self._lock:
+                self._index.pop(tenant, None)
+                self._tails.pop(tenant, None)
+                self._pending = [one for one in self._pending if one[0] != tenant]
+                self._pending_series = [one for one in self._pending_series if one.tenant != tenant]
+                self._pending_count = sum(len(columns) for _, columns in self._pending)
+
     # -- reading
+
+    def tenants(self) -> Sequence[str]:
+        with self._lock:
+            return sorted(tenant for tenant, index in self._index.items() if index.descriptors)
 
     def descriptor(self, tenant: str, series_id: int) -> SeriesDescriptor | None:
         with self._lock:
@@ -251,13 +273,16 @@ class DuckDbSeriesStore:
         self._db.unregister("wanted")
         return columns
 
+    def settle(self) -> None:
+        """At once: no other process can have the file open."""
+
     def close(self) -> None:
         with self._db_lock:
             if self._closed:
                 return
             self.flush()
             self._closed = True
-            self._regex_db.close()
+            self._regex.close()
             self._db.close()
 
     # -- inside
@@ -286,22 +311,8 @@ class DuckDbSeriesStore:
     def _index_of(self, tenant: str) -> LabelIndex:
         index = self._index.get(tenant)
         if index is None:
-            index = self._index[tenant] = LabelIndex(self._regex_match)
+            index = self._index[tenant] = LabelIndex(self._regex.match)
         return index
-
-    def _regex_match(self, pattern: str, texts: Sequence[str]) -> Sequence[bool]:
-        """RE2 through DuckDB: linear in the text whatever the pattern, and the dialect Prometheus uses."""
-        if len(pattern) > _MAX_PATTERN_CHARS:
-            raise QueryError(
-                f"regular expression has {len(pattern)} characters, at most {_MAX_PATTERN_CHARS} are taken"
-            )
-        try:
-            rows = self._regex_db.execute(
-                "SELECT list_transform($1::VARCHAR[], lambda text: regexp_full_match(text, $2))", [list(texts), pattern]
-            ).fetchone()
-        except duckdb.Error as error:
-            raise QueryError(f"not a valid regular expression {pattern!r}: {error}") from error
-        return [bool(one) for one in rows[0]] if rows else []
 
     def _load(self) -> None:
         """Descriptors, the newest quarter of an hour and the next sequence number from the file."""

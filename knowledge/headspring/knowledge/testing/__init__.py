@@ -10,9 +10,16 @@ Bind one in a test module::
 `open_store()` opens the backend; called again after `close`, it opens the same one with what it held.
 """
 
+from headspring.knowledge.testing.coordination import CoordinationContract
 from headspring.knowledge.testing.documents import DocumentStoreContract
 from headspring.knowledge.testing.series import SeriesStoreContract
 from headspring.knowledge.testing.topology import TopologyContract
 from headspring.knowledge.testing.traces import TraceStoreContract
 
-__all__ = ["DocumentStoreContract", "SeriesStoreContract", "TopologyContract", "TraceStoreContract"]
+__all__ = [
+    "CoordinationContract",
+    "DocumentStoreContract",
+    "SeriesStoreContract",
+    "TopologyContract",
+    "TraceStoreContract",
+]

@@ -7,18 +7,33 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from headspring.knowledge.series.port import Matcher, MatchOp, SeriesStore
 from headspring.proto.errors import LimitExceeded, QueryError
-from headspring.proto.telemetry import MetricBatch, SeriesDescriptor
+from headspring.proto.telemetry import MetricBatch, MetricKind, SeriesDescriptor
 
 OpenSeriesStore = Callable[[], SeriesStore]
 S = 1_000_000_000
-START_NS = 1_800_000_000 * S
+START_NS = 1_700_000_000 * S
+"""In the past: a server takes no samples far ahead of now. Its retention must reach back so far."""
 _EVER = 2**62
+
+
+_ODD_LABELS: list[dict[str, str]] = [
+    {},
+    {"http.method": "GET", "zone": "a"},
+    {"quotes": 'a "b" \\ {c="d"} ], "values":[1', "lines": "a\nb\tc\r\x01", "wide": "日本 é 😀"},
+    {"a.b": "1", "a_b": "2", "a-b": "3"},
+    {"a.b": "1", "a-b": "3"},
+    {"__name__": "x", "__tenant__": "y", "__series__": "z", "__entity__": "e", "__rest__": "r", "__graphite__": "a.*"},
+    {"empty": "", "0digit": "1", "Ünï": "2", "or": "3", "": "4", "by": "5", "with:colon": "6"},
+    {f"label.{number}": f"value {number}" for number in range(64)},
+    {"long": "x" * 4096, "n" * 300: "long name"},
+]
 
 
 def series(series_id: int, name: str = "load", tenant: str = "default", **labels: str) -> SeriesDescriptor:
@@ -45,8 +60,17 @@ def where(label: str, value: str, op: MatchOp = MatchOp.EQUAL) -> list[Matcher]:
     return [Matcher(label=label, op=op, value=value)]
 
 
+def known(store: SeriesStore, *descriptors: SeriesDescriptor) -> None:
+    """Registers series and writes one sample of each, for they can be found from then on."""
+    for one in descriptors:
+        store.write(batch([(one.series_id, 0, 1.0)], tenant=one.tenant, new=[one]))
+
+
 class SeriesStoreContract:
     """Subclass it and give it an `open_store` fixture."""
+
+    SERVER_RETENTION = False
+    """Whether samples are forgotten by a server's own retention, not by `drop_before`."""
 
     @pytest.fixture
     def open_store(self) -> OpenSeriesStore:
@@ -86,23 +110,59 @@ class SeriesStoreContract:
             store.write(batch([(7, second, float(second))]))
         assert self._points(store, where("__name__", "load")) == {7: [0.0, 1.0, 2.0, 3.0]}
 
-    def test_of_two_samples_at_one_time_the_later_written_wins(self, open_store: OpenSeriesStore) -> None:
+    def test_a_sample_written_again_is_read_once(self, open_store: OpenSeriesStore) -> None:
         store = open_store()
         store.register([series(7)])
-        store.write(batch([(7, 0, 1.0), (7, 0, 2.0)]))
-        store.write(batch([(7, 0, 3.0)]))
-        assert self._points(store, where("__name__", "load")) == {7: [3.0]}
+        store.write(batch([(7, 0, 1.0), (7, 0, 1.0), (7, 1, 2.0)]))
+        store.write(batch([(7, 0, 1.0)]))
+        assert self._points(store, where("__name__", "load")) == {7: [1.0, 2.0]}
+        store.settle()
         store.close()
         store = open_store()
-        assert self._points(store, where("__name__", "load")) == {7: [3.0]}
-        store.write(batch([(7, 0, 4.0)]))
-        assert self._points(store, where("__name__", "load")) == {7: [4.0]}
+        store.write(batch([(7, 0, 1.0)], new=[series(7)]))
+        assert self._points(store, where("__name__", "load")) == {7: [1.0, 2.0]}
         store.close()
+
+    def test_of_different_values_at_one_time_one_stays(self, store: SeriesStore) -> None:
+        store.register([series(7)])
+        for value in (1.0, 3.0, 2.0):
+            store.write(batch([(7, 0, value)]))
+        (value,) = self._points(store, where("__name__", "load"))[7]
+        assert value in (1.0, 2.0, 3.0)
+        assert self._points(store, where("__name__", "load")) == {7: [value]}
+
+    def test_times_are_kept_in_whole_milliseconds(self, store: SeriesStore) -> None:
+        store.register([series(7)])
+        time_ns = np.array([START_NS + 1_999_999, START_NS + 5_000_000, START_NS + 5_000_001])
+        whole = batch([(7, 0, 1.0), (7, 0, 2.0), (7, 0, 2.0)])
+        store.write(replace(whole, time_ns=time_ns))
+        (found,) = store.select("default", where("__name__", "load"), start_ns=START_NS, end_ns=START_NS + S)
+        assert found.time_ns.tolist() == [START_NS + 1_000_000, START_NS + 5_000_000]
+        for start, end, count in ((1_000_000, 5_000_000, 1), (1_000_001, 5_000_001, 1), (1_000_001, 5_000_000, 0)):
+            data = store.select_ids("default", [7], start_ns=START_NS + start, end_ns=START_NS + end)
+            assert sum(one.time_ns.size for one in data.values()) == count
+
+    def test_values_keep_twelve_digits(self, store: SeriesStore) -> None:
+        store.register([series(7)])
+        random = np.random.default_rng(7)
+        values = random.normal(size=500) * 10.0 ** random.integers(-3, 4, size=500)
+        store.write(batch([(7, second, float(value)) for second, value in enumerate(values)]))
+        found = np.array(self._points(store, where("__name__", "load"))[7])
+        assert (np.abs(found - values) <= 2e-12 * np.abs(values) + 1e-14 * np.abs(values).max()).all()
+
+    def test_samples_that_came_before_their_series_are_read_by_id(self, store: SeriesStore) -> None:
+        store.write(batch([(7, 0, 1.0)]))
+        assert store.select_ids("default", [7], start_ns=0, end_ns=_EVER) == {}
+        known(store, series(7, zone="a"))
+        store.write(batch([(7, 1, 2.0)]))
+        found = store.select_ids("default", [7], start_ns=0, end_ns=_EVER)[7]
+        assert (found.descriptor, found.value.tolist()) == (series(7, zone="a"), [1.0, 2.0])
 
     def test_series_and_samples_survive_closing(self, open_store: OpenSeriesStore) -> None:
         store = open_store()
         store.register([series(2**64 - 1, zone="a")])
         store.write(batch([(2**64 - 1, 0, 1.0), (2**64 - 1, 1, math.nan)]))
+        store.settle()
         store.close()
         store = open_store()
         values = self._points(store, where("zone", "a"))[2**64 - 1]
@@ -149,6 +209,10 @@ class SeriesStoreContract:
             (where("zone", ".+", MatchOp.REGEX), {1, 2}),
             (where("zone", "", MatchOp.REGEX), {3}),
             (where("zone", ".+", MatchOp.NOT_REGEX), {3}),
+            (where("zone", "a|", MatchOp.REGEX), {1, 3}),
+            (where("zone", "a|", MatchOp.NOT_REGEX), {2}),
+            (where("zone", 'a"} or {x="', MatchOp.EQUAL), set()),
+            (where("zone", "A", MatchOp.EQUAL), set()),
             (where("pod", "web", MatchOp.REGEX), {2}),
             (where("nowhere", ""), {1, 2, 3}),
             (where("nowhere", "x"), set()),
@@ -163,51 +227,132 @@ class SeriesStoreContract:
         self, store: SeriesStore, matcher: list[Matcher], found: set[int]
     ) -> None:
         """A regular expression matches the whole value, and a missing label is an empty one."""
-        store.register([series(1, zone="a", pod="web-1"), series(2, zone="b", pod="web"), series(3)])
+        known(store, series(1, zone="a", pod="web-1"), series(2, zone="b", pod="web"), series(3))
         assert {one.series_id for one in store.find("default", matcher)} == found
+        selected = store.select("default", matcher, start_ns=0, end_ns=_EVER)
+        assert {one.descriptor.series_id for one in selected} == found
 
-    def test_a_dotted_name_is_found_in_both_spellings(self, store: SeriesStore) -> None:
-        store.register([series(1, "http.server.duration"), series(2, "other")])
-        for spelt in ("http.server.duration", "http_server_duration"):
-            assert [one.series_id for one in store.find("default", where("__name__", spelt))] == [1]
-            assert [one.series_id for one in store.find("default", where("__name__", spelt, MatchOp.NOT_EQUAL))] == [2]
+    @pytest.mark.parametrize(
+        ("matcher", "found"),
+        [
+            (where("__name__", "http.server.duration"), {1}),
+            (where("__name__", "http_server_duration"), {1}),
+            (where("__name__", "http.server.duration", MatchOp.NOT_EQUAL), {2, 3}),
+            (where("__name__", "http_server_duration", MatchOp.NOT_EQUAL), {2, 3}),
+            (where("__name__", r"http\.server\..+", MatchOp.REGEX), {1}),
+            (where("__name__", "http_.+", MatchOp.REGEX), {1, 2}),
+            (where("__name__", r"http\..+", MatchOp.NOT_REGEX), {2, 3}),
+            (where("__name__", "http_.+", MatchOp.NOT_REGEX), {3}),
+            ([*where("__name__", ".+", MatchOp.REGEX), *where("__name__", "o.+", MatchOp.REGEX)], {3}),
+            (where("http.method", "GET"), {1}),
+            (where("http_method", "GET"), {1, 2}),
+            (where("http.method", "GET", MatchOp.NOT_EQUAL), {2, 3}),
+            (where("http_method", "GET|", MatchOp.REGEX), {1, 2, 3}),
+            (where("http.method", "G.T", MatchOp.REGEX), {1}),
+            (where("http.method", ""), {2, 3}),
+            ([*where("http.method", "GET"), *where("__name__", "http_.+", MatchOp.REGEX)], {1}),
+        ],
+    )
+    def test_dotted_names_are_found_in_both_spellings(
+        self, store: SeriesStore, matcher: list[Matcher], found: set[int]
+    ) -> None:
+        dotted = replace(series(1, "http.server.duration"), labels={"http.method": "GET"})
+        known(store, dotted, series(2, "http_client", http_method="GET"), series(3, "other"))
+        assert {one.series_id for one in store.find("default", matcher)} == found
+        selected = store.select("default", matcher, start_ns=0, end_ns=_EVER)
+        assert {one.descriptor.series_id for one in selected} == found
 
     def test_series_are_listed_by_name_and_labels(self, store: SeriesStore) -> None:
-        store.register([series(1, "b"), series(2, "a", zone="z"), series(3, "a", zone="k")])
+        known(store, series(1, "b"), series(2, "a", zone="z"), series(3, "a", zone="k"))
         assert [one.series_id for one in store.find("default", [])] == [3, 2, 1]
         assert [one.series_id for one in store.find("default", [], limit=2)] == [3, 2]
+        selected = store.select("default", [], start_ns=0, end_ns=_EVER)
+        assert [one.descriptor.series_id for one in selected] == [3, 2, 1]
 
-    def test_a_series_described_anew_is_found_by_its_new_labels_only(self, store: SeriesStore) -> None:
-        store.register([series(1, zone="a")])
-        store.register([series(1, zone="b")])
-        assert store.find("default", where("zone", "a")) == []
-        assert [one.series_id for one in store.find("default", where("zone", "b"))] == [1]
+    def test_whatever_labels_a_series_has_it_is_described_and_found_by_them(self, open_store: OpenSeriesStore) -> None:
+        told = [
+            replace(series(number, "ödd näme/5"), unit="By/s", kind=MetricKind.COUNTER, labels=labels)
+            for number, labels in enumerate(_ODD_LABELS)
+        ]
+        store = open_store()
+        known(store, *told)
+        store.settle()
+        store.close()
+        store = open_store()
+        for one in told:
+            assert store.descriptor("default", one.series_id) == one
+            selected = store.select("default", where("__entity__", one.entity), start_ns=0, end_ns=_EVER)
+            assert [other.descriptor for other in selected] == [one]
+            for label, value in one.labels.items():
+                if value and not label.startswith("__"):
+                    assert one in store.find("default", where(label, value)), label
+                    selected = store.select("default", where(label, value), start_ns=0, end_ns=_EVER)
+                    assert one in [other.descriptor for other in selected], label
+        store.close()
+
+    def test_a_series_described_anew_is_found_by_its_new_labels(self, open_store: OpenSeriesStore) -> None:
+        store = open_store()
+        store.write(batch([(1, 0, 1.0)], new=[series(1, zone="a")]))
+        store.write(batch([(1, 1, 2.0)], new=[series(1, zone="b")]))
+        store.settle()
+        store.close()
+        store = open_store()
+        assert store.descriptor("default", 1) == series(1, zone="b")
+        assert store.find("default", where("zone", "b")) == [series(1, zone="b")]
+        assert store.find("default", where("__name__", "load")) == [series(1, zone="b")]
+        found = store.select_ids("default", [1], start_ns=0, end_ns=_EVER)[1]
+        assert (found.descriptor, found.value.tolist()) == (series(1, zone="b"), [1.0, 2.0])
+        store.close()
 
     def test_too_many_series_are_refused(self, store: SeriesStore) -> None:
-        store.register([series(one, n=str(one)) for one in range(5)])
-        with pytest.raises(LimitExceeded):
-            store.select("default", [], start_ns=0, end_ns=_EVER, limit=4)
-        store.select("default", [], start_ns=0, end_ns=_EVER, limit=5)
+        known(store, *(series(one, n=str(one)) for one in range(5)))
+        for matchers in ([], where("n", ".+", MatchOp.REGEX), where("n.n", "x", MatchOp.NOT_EQUAL)):
+            with pytest.raises(LimitExceeded):
+                store.select("default", matchers, start_ns=0, end_ns=_EVER, limit=4)
+            assert len(store.select("default", matchers, start_ns=0, end_ns=_EVER, limit=5)) == 5
 
     def test_a_broken_regular_expression_is_a_query_error(self, store: SeriesStore) -> None:
-        store.register([series(1, zone="a")])
-        with pytest.raises(QueryError):
-            store.find("default", where("zone", "(", MatchOp.REGEX))
+        known(store, series(1, zone="a"))
+        for pattern in ("(", "a" * 5000):
+            with pytest.raises(QueryError):
+                store.find("default", where("zone", pattern, MatchOp.REGEX))
+            with pytest.raises(QueryError):
+                store.select("default", where("zone", pattern, MatchOp.REGEX), start_ns=0, end_ns=_EVER)
 
     @pytest.mark.timeout(20)
     def test_a_hostile_regular_expression_takes_no_time(self, store: SeriesStore) -> None:
-        store.register([series(1, zone="a" * 60 + "!")])
+        known(store, series(1, zone="a" * 60 + "!"))
         assert store.find("default", where("zone", "(a|aa)+$", MatchOp.REGEX)) == []
 
     def test_dropping_forgets_older_samples_only(self, open_store: OpenSeriesStore) -> None:
         store = open_store()
         store.register([series(7)])
         store.write(batch([(7, second, float(second)) for second in range(4)]))
-        assert store.drop_before(START_NS + 2 * S) == 2
-        assert self._points(store, where("__name__", "load")) == {7: [2.0, 3.0]}
+        dropped, left = (0, [0.0, 1.0, 2.0, 3.0]) if self.SERVER_RETENTION else (2, [2.0, 3.0])
+        assert store.drop_before(START_NS + 2 * S) == dropped
+        assert self._points(store, where("__name__", "load")) == {7: left}
+        store.settle()
         store.close()
         store = open_store()
-        assert self._points(store, where("__name__", "load")) == {7: [2.0, 3.0]}
+        assert self._points(store, where("__name__", "load")) == {7: left}
+        store.close()
+
+    def test_a_deleted_tenant_is_gone_and_may_come_again(self, open_store: OpenSeriesStore) -> None:
+        store = open_store()
+        known(store, series(7, zone="a"), series(8), series(7, tenant="other"))
+        assert store.tenants() == ["default", "other"]
+        store.delete_tenant("default")
+        assert store.find("default", []) == []
+        assert store.descriptor("default", 7) is None
+        assert store.select_ids("default", [7, 8], start_ns=0, end_ns=_EVER) == {}
+        assert store.tenants() == ["other"]
+        store.settle()
+        store.close()
+        store = open_store()
+        assert store.select("default", [], start_ns=0, end_ns=_EVER) == []
+        assert self._points(store, [], "other") == {7: [1.0]}
+        store.write(batch([(7, 1, 5.0)], new=[series(7, zone="a")]))
+        assert self._points(store, where("zone", "a")) == {7: [5.0]}
         store.close()
 
     def test_ids_without_samples_in_the_range_are_left_out(self, store: SeriesStore) -> None:

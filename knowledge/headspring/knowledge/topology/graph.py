@@ -7,10 +7,13 @@ caller → callee. Code that walks the graph says which of the two it means.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+
+MAX_HOPS = 16
+"""The longest way that questions about neighbours and paths go; call chains of real estates are shorter."""
 
 
 class EdgeType(StrEnum):
@@ -82,15 +85,22 @@ class Topology:
     def callers(self, entity: str) -> tuple[str, ...]:
         return tuple(edge.caller for edge in self.in_edges.get(entity, ()))
 
-    def hops(self, entity: str, radius: int, *, through: Sequence[EdgeType] | None = None) -> Mapping[str, int]:
-        """Undirected hop distance to everything within `radius`, itself included as 0."""
+    def hops(
+        self, entity: str, radius: int, *, through: Sequence[EdgeType] | None = None, down: bool | None = None
+    ) -> Mapping[str, int]:
+        """Hop distance to everything within `radius`, itself included as 0.
+
+        `down`: True caller → callee, False the other way, None either.
+        """
         distance = {entity: 0}
         queue = deque([entity])
         while queue:
             here = queue.popleft()
             if distance[here] == radius:
                 continue
-            for edge in (*self.out_edges.get(here, ()), *self.in_edges.get(here, ())):
+            ahead = self.out_edges.get(here, ()) if down is not False else ()
+            behind = self.in_edges.get(here, ()) if down is not True else ()
+            for edge in (*ahead, *behind):
                 if through is not None and edge.type not in through:
                     continue
                 there = edge.callee if edge.caller == here else edge.caller
@@ -133,6 +143,45 @@ class Topology:
                     previous[there] = here
                     queue.append(there)
         return ()
+
+    def paths(self, source: str, target: str, max_hops: int, *, limit: int = 100) -> tuple[tuple[str, ...], ...]:
+        """Ways caller → callee that pass no entity twice, shortest first, then by name; at most `limit` of them.
+
+        Only steps from which the target can still be reached within `max_hops` are taken, so what leads elsewhere
+        costs nothing.
+        """
+        left = self.hops(target, max_hops, down=False)
+        if source not in left or source == target:
+            return ()
+        found: list[tuple[str, ...]] = []
+        for length in range(left[source], max_hops + 1):
+            for path in self._ways([source], target, length, left):
+                found.append(path)
+                if len(found) == limit:
+                    return tuple(found)
+        return tuple(found)
+
+    def _ways(self, path: list[str], target: str, hops: int, left: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+        """Paths that go on from `path` and reach the target after exactly `hops` more."""
+        if hops == 0:
+            if path[-1] == target:
+                yield tuple(path)
+            return
+        for there in dict.fromkeys(self.callees(path[-1])):
+            # The target ends a path, so nothing passes through it on the way.
+            near = there == target if hops == 1 else there != target and left.get(there, hops) < hops
+            if near and there not in path:
+                yield from self._ways([*path, there], target, hops - 1, left)
+
+
+def checked_hops(hops: int) -> int:
+    """
+    Raises:
+        ValueError: not in 0..MAX_HOPS.
+    """
+    if not 0 <= hops <= MAX_HOPS:
+        raise ValueError(f"hops must be from 0 to {MAX_HOPS}, got {hops}")
+    return hops
 
 
 def _grouped(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
+from headspring.models.artifacts.port import checked_digest, is_digest
 from headspring.proto.errors import BackendError, LimitExceeded, NotFound, Unavailable
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 512 * 1024 * 1024
 """An ONNX model served here has a few megabytes; this stops a runaway export, not a model."""
 
@@ -62,13 +62,15 @@ class FileArtifactStore:
         return content
 
     def has(self, digest: str) -> bool:
-        return _DIGEST.fullmatch(digest) is not None and self._place(digest).is_file()
+        return is_digest(digest) and self._place(digest).is_file()
+
+    def digests(self) -> Iterator[str]:
+        for place in sorted(self._folder.glob("??/*")):
+            if is_digest(place.name):
+                yield place.name
 
     def _place(self, digest: str) -> Path:
-        # Also what keeps a path out of the digest.
-        if _DIGEST.fullmatch(digest) is None:
-            raise NotFound(f"{digest[:80]!r} is no SHA-256 digest in lower-case hex")
-        return self._folder / digest[:2] / digest
+        return self._folder / digest[:2] / checked_digest(digest)
 
     @staticmethod
     def _intact(place: Path, digest: str) -> bool:

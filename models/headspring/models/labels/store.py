@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import sqlalchemy as sa
 
-from headspring.models.database import Rows
 from headspring.proto.action import Feedback
 from headspring.proto.codec import decode, encode
+from headspring.proto.relational.database import ALL_TENANTS, Database, Place, insert_new
+from headspring.proto.relational.schema import Schema
 
 _MAX_LIST = 10_000
 _METADATA = sa.MetaData()
@@ -25,34 +25,27 @@ _LABELS = sa.Table(
     sa.Index("labels_subject", "tenant", "subject"),
     sa.Index("labels_time", "tenant", "time_ns"),
 )
+SCHEMA = Schema(name="labels", tables=_METADATA)
 
 
 class LabelStore:
     """Feedback by id. Durable on return, idempotent by (tenant, feedback id), usable from several threads."""
 
-    def __init__(self, where: Path | str) -> None:
-        """`where`: a file for SQLite, or a SQLAlchemy URL."""
-        self._rows = Rows(where, _METADATA)
+    def __init__(self, place: Place) -> None:
+        self._database = Database(place, SCHEMA)
 
     def put(self, labels: Sequence[Feedback]) -> int:
         """Adds what is new, all in one transaction; returns how many that were. The first of an id stays."""
         added = 0
-        with self._rows.transaction() as connection:
-            for one in {(label.tenant, label.feedback_id): label for label in reversed(labels)}.values():
-                known = connection.execute(
-                    sa.select(_LABELS.c.feedback_id).where(
-                        _LABELS.c.tenant == one.tenant, _LABELS.c.feedback_id == one.feedback_id
-                    )
-                ).first()
-                if known is not None:
-                    continue
-                connection.execute(
-                    _LABELS.insert().values(
-                        tenant=one.tenant, feedback_id=one.feedback_id, subject=one.subject, verdict=one.verdict,
-                        time_ns=one.time_ns, data=encode(one),
-                    )
+        with self._database.transaction(tenant=ALL_TENANTS) as connection:
+            for one in labels:
+                added += insert_new(
+                    connection, _LABELS,
+                    {
+                        "tenant": one.tenant, "feedback_id": one.feedback_id, "subject": one.subject,
+                        "verdict": one.verdict, "time_ns": one.time_ns, "data": encode(one),
+                    },
                 )  # fmt: skip
-                added += 1
         return added
 
     def list(
@@ -65,7 +58,7 @@ class LabelStore:
         if verdict:
             query = query.where(_LABELS.c.verdict == verdict)
         query = query.order_by(_LABELS.c.time_ns.desc(), _LABELS.c.feedback_id.desc())
-        with self._rows.transaction() as connection:
+        with self._database.reading(tenant=tenant) as connection:
             found = connection.execute(query.limit(max(1, min(limit, _MAX_LIST)))).scalars().all()
         return [decode(Feedback, data) for data in found]
 
@@ -77,8 +70,8 @@ class LabelStore:
             .group_by(_LABELS.c.verdict)
             .order_by(_LABELS.c.verdict)
         )
-        with self._rows.transaction() as connection:
+        with self._database.reading(tenant=tenant) as connection:
             return {verdict: int(count) for verdict, count in connection.execute(query)}
 
     def close(self) -> None:
-        self._rows.close()
+        self._database.close()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from headspring.models.database import Rows
 from headspring.models.registry.port import CANDIDATE, CHAMPION, EXCLUSIVE, RETIRED, TRANSITIONS, Publish
 from headspring.proto.action import ModelVersion
 from headspring.proto.errors import Conflict, NotFound, Rejected
+from headspring.proto.relational.database import ALL_TENANTS, Database, Place, Tenant
+from headspring.proto.relational.schema import Schema
 
 _METADATA = sa.MetaData()
 _VERSIONS = sa.Table(
@@ -28,22 +28,23 @@ _VERSIONS = sa.Table(
     sa.Column("published", sa.Boolean, nullable=False),
 )
 _C = _VERSIONS.c
+SCHEMA = Schema(name="models", tables=_METADATA)
 
 
 class SqlModelRegistry:
     """`ModelRegistry` (see the port for the contract)."""
 
-    def __init__(self, where: Path | str, *, publish: Publish) -> None:
-        """`where`: a file for SQLite, or a SQLAlchemy URL. Publishes what a crash left over."""
-        self._rows = Rows(where, _METADATA)
+    def __init__(self, place: Place, *, publish: Publish) -> None:
+        """Publishes what a crash left over."""
+        self._database = Database(place, SCHEMA)
         self._publish = publish
         self.publish_pending()
 
     def add(
         self, tenant: str, model_id: str, *, artifact_digest: str, created_ns: int, metadata: Mapping[str, str]
     ) -> ModelVersion:
-        with self._rows.transaction() as connection:
-            self._lock(connection, tenant, model_id)
+        with self._database.transaction(tenant=tenant) as connection:
+            self._database.lock(connection, "model", tenant, model_id)
             newest = connection.execute(sa.select(sa.func.max(_C.version)).where(_of(tenant, model_id))).scalar()
             version = int(newest or 0) + 1
             connection.execute(
@@ -60,8 +61,8 @@ class SqlModelRegistry:
         )  # fmt: skip
 
     def move(self, tenant: str, model_id: str, version: int, stage: str, *, expected: str = "") -> ModelVersion:
-        with self._rows.transaction() as connection:
-            self._lock(connection, tenant, model_id)
+        with self._database.transaction(tenant=tenant) as connection:
+            self._database.lock(connection, "model", tenant, model_id)
             here = sa.and_(_of(tenant, model_id), _C.version == version)
             row = connection.execute(sa.select(_VERSIONS).where(here)).mappings().first()
             if row is None:
@@ -87,45 +88,43 @@ class SqlModelRegistry:
         return moved
 
     def get(self, tenant: str, model_id: str, version: int) -> ModelVersion | None:
-        found = self._select(sa.and_(_of(tenant, model_id), _C.version == version))
+        found = self._select(tenant, sa.and_(_of(tenant, model_id), _C.version == version))
         return found[0] if found else None
 
     def current(self, tenant: str, model_id: str, stage: str = CHAMPION) -> ModelVersion | None:
-        found = self._select(sa.and_(_of(tenant, model_id), _C.stage == stage))
+        found = self._select(tenant, sa.and_(_of(tenant, model_id), _C.stage == stage))
         return found[0] if found else None
 
     def versions(self, tenant: str, model_id: str = "") -> Sequence[ModelVersion]:
-        return self._select(_of(tenant, model_id) if model_id else _C.tenant == tenant)
+        return self._select(tenant, _of(tenant, model_id) if model_id else _C.tenant == tenant)
 
     def publish_pending(self) -> int:
-        pending = self._select(_C.published.is_(False))
+        pending = self._select(ALL_TENANTS, _C.published.is_(False))
         # Retired ones first: a reader that follows the topic never sees two champions.
-        for one in sorted(pending, key=lambda version: version.stage != RETIRED):
-            self._publish(one)
-            with self._rows.transaction() as connection:
-                # Only if it is still what was published; a move in between publishes again.
-                connection.execute(
-                    _VERSIONS.update()
-                    .where(_of(one.tenant, one.model_id), _C.version == one.version, _C.stage == one.stage)
-                    .values(published=True)
-                )
-        return len(pending)
+        return sum(self._publish_one(one) for one in sorted(pending, key=lambda version: version.stage != RETIRED))
 
     def close(self) -> None:
-        self._rows.close()
+        self._database.close()
 
-    def _select(self, condition: sa.ColumnElement[bool]) -> list[ModelVersion]:
+    def _publish_one(self, one: ModelVersion) -> bool:
+        """Hands a version over as it is now; False when somebody else did so since.
+
+        Nothing moves the model meanwhile: what is newest on the topic must be what is newest here, whoever publishes.
+        """
+        here = sa.and_(_of(one.tenant, one.model_id), _C.version == one.version, _C.published.is_(False))
+        with self._database.transaction(tenant=one.tenant) as connection:
+            self._database.lock(connection, "model", one.tenant, one.model_id)
+            row = connection.execute(sa.select(_VERSIONS).where(here)).mappings().first()
+            if row is None:
+                return False
+            self._publish(_version(row))
+            connection.execute(_VERSIONS.update().where(here).values(published=True))
+        return True
+
+    def _select(self, tenant: Tenant, condition: sa.ColumnElement[bool]) -> list[ModelVersion]:
         query = sa.select(_VERSIONS).where(condition).order_by(_C.tenant, _C.model_id, _C.version.desc())
-        with self._rows.transaction() as connection:
+        with self._database.reading(tenant=tenant) as connection:
             return [_version(row) for row in connection.execute(query).mappings()]
-
-    def _lock(self, connection: sa.Connection, tenant: str, model_id: str) -> None:
-        """One writer per model at a time, from the first read on."""
-        if self._rows.dialect == "sqlite":
-            # A write takes SQLite's lock; without it two readers could both count the same next version.
-            connection.execute(_VERSIONS.update().where(sa.false()).values(published=False))
-        else:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"{tenant}/{model_id}"))))
 
 
 def _of(tenant: str, model_id: str) -> sa.ColumnElement[bool]:

@@ -401,6 +401,32 @@ class ModelVersion(google.protobuf.message.Message):
 global___ModelVersion = ModelVersion
 
 @typing.final
+class Configuration(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    TIME_NS_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """"detection" """
+    value: builtins.str
+    """JSON"""
+    time_ns: builtins.int
+    actor: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.str = ...,
+        time_ns: builtins.int = ...,
+        actor: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "name", b"name", "time_ns", b"time_ns", "value", b"value"]) -> None: ...
+
+global___Configuration = Configuration
+
+@typing.final
 class DeadLetter(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

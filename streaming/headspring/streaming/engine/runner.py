@@ -98,12 +98,14 @@ class StageRunner:
         self._consumers: dict[str, Consumer] = {}
         self._stopping = asyncio.Event()
         self._failures = 0
-        self._suspects: dict[str, tuple[int, int]] = {}
-        """Topic → first and last offset to be processed one by one."""
+        self._suspects: dict[tuple[str, int], tuple[int, int]] = {}
+        """Topic and partition → first and last offset to be processed one by one."""
         self._last_state: bytes | None = None
-        self._at: tuple[str, int, int] | None = None
-        """Topic, first and last offset of the call under way."""
-        self._failed_at: tuple[str, int, int] | None = None
+        self._at: tuple[str, int, int, int] | None = None
+        """Topic, partition, first and last offset of the call under way."""
+        self._failed_at: tuple[str, int, int, int] | None = None
+        self._in_hand: set[str] = set()
+        """Topics whose records a consumer has handed out and that are not processed yet: its lag misses them."""
 
     def stop(self) -> None:
         """Ends after the call under way, with a commit."""
@@ -116,7 +118,7 @@ class StageRunner:
     @property
     def idle(self) -> bool:
         """Everything there was has been processed."""
-        return self._state is StageState.RUNNING and self._at is None and self.lag == 0
+        return self._state is StageState.RUNNING and self._at is None and not self._in_hand and self.lag == 0
 
     def health(self) -> StageHealth:
         counts = self._counts
@@ -152,11 +154,12 @@ class StageRunner:
         retryable = isinstance(cause, PlatformError) and cause.retryable
         own_fault = isinstance(error, _Failed) and not retryable and not isinstance(cause, OSError | MemoryError)
         if at is not None and own_fault and (isinstance(cause, ContractError) or self._failures >= POISON_AFTER):
-            topic, first, last = at
-            self._suspects[topic] = (first, last)
+            topic, partition, first, last = at
+            self._suspects[topic, partition] = (first, last)
             self._state = StageState.STARTING  # it has not caught up, though nothing waits in its consumers now
-            _LOG.warning("stage could not take a batch, will take it one by one: stage=%s topic=%s first=%d last=%d",
-                         self._stage.name, topic, first, last, exc_info=cause)  # fmt: skip
+            _LOG.warning("stage could not take a batch, will take it one by one: stage=%s topic=%s partition=%d "
+                         "first=%d last=%d",
+                         self._stage.name, topic, partition, first, last, exc_info=cause)  # fmt: skip
             return
         self._counts.restarts += 1
         self._state = StageState.BACKING_OFF
@@ -173,6 +176,7 @@ class StageRunner:
         stage.restore(state)
         self._last_state = state if len(state) <= _COMPARED_BYTES else None
         self._consumers = {topic: await self._log.consumer(topic, stage.name) for topic in stage.inputs}
+        self._in_hand.clear()
         session = _Session(consumers=self._consumers, committed_s=self._clock.monotonic_s())
         self._state = StageState.RUNNING
         waits: dict[str, asyncio.Task[object]] = {}
@@ -197,7 +201,7 @@ class StageRunner:
             while not self._stopping.is_set():
                 for topic, consumer in session.consumers.items():
                     if topic not in polls:
-                        polls[topic] = asyncio.create_task(self._poll(consumer), name=f"{stage.name}:{topic}")
+                        polls[topic] = asyncio.create_task(self._poll(topic, consumer), name=f"{stage.name}:{topic}")
                         waits[topic] = polls[topic]
                 if tick is None and stage.tick_s > 0:
                     tick = asyncio.create_task(self._clock.sleep(stage.tick_s))
@@ -209,24 +213,31 @@ class StageRunner:
                         records = polls.pop(topic).result()
                         if records:
                             await self._batch(session, topic, records)
+                            self._in_hand.discard(topic)
                 if tick is not None and tick.done():
                     tick = None
                     await self._tick(session)
         finally:
             stopped.cancel()
 
-    async def _poll(self, consumer: Consumer) -> Sequence[StoredRecord]:
-        return await consumer.poll(max_records=MAX_RECORDS, max_wait_s=_POLL_S)
+    async def _poll(self, topic: str, consumer: Consumer) -> Sequence[StoredRecord]:
+        records = await consumer.poll(max_records=MAX_RECORDS, max_wait_s=_POLL_S)
+        if records:
+            self._in_hand.add(topic)
+        return records
 
     async def _batch(self, session: _Session, topic: str, records: Sequence[StoredRecord]) -> None:
-        self._at = (topic, records[0].offset, records[-1].offset)
+        self._at = (topic, records[0].partition, records[0].offset, records[-1].offset)
         with tracing.batch(f"process {topic}", (stored.record.headers for stored in records)) as span:
             if span.is_recording():
                 span.set_attributes(
                     {"headspring.stage": self._stage.name, "messaging.destination.name": topic,
                      "messaging.batch.message_count": len(records)}
                 )  # fmt: skip
-            await self._append(await self._process(topic, records))
+            readable = [item for item in records if not item.unreadable]
+            out = await self._process(topic, readable) if readable else []
+            out += [self._dead(item, ContractError(item.unreadable)) for item in records if item.unreadable]
+            await self._append(out)
         self._counts.records_in += len(records)
         session.positions[topic] = dict(session.consumers[topic].positions())
         session.changed = True
@@ -236,11 +247,12 @@ class StageRunner:
 
     async def _process(self, topic: str, records: Sequence[StoredRecord]) -> list[Outgoing]:
         start = self._clock.monotonic_s()
-        suspect = self._suspects.get(topic)
+        at = (topic, records[0].partition)
+        suspect = self._suspects.get(at)
         if suspect is not None and records[0].offset <= suspect[1]:
             out = await self._one_by_one(topic, records, suspect)
         else:
-            self._suspects.pop(topic, None)
+            self._suspects.pop(at, None)
             try:
                 out = list(await self._stage.process(topic, records))
             except Exception as error:

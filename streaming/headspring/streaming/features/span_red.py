@@ -42,7 +42,7 @@ from headspring.proto.telemetry import (
     SpanKind,
     SpanStatus,
 )
-from headspring.proto.topics import METRICS, SERIES, SPANS, record_key
+from headspring.proto.topics import METRICS, SERIES, SPANS, record_key, series_key
 from headspring.streaming.engine.port import Outgoing
 from headspring.streaming.features.span_join import SpanJoin
 from headspring.streaming.features.span_tally import LEAST_DELAY_NS, SILENT_NS, Row, Service, Tally, tallies, topmost
@@ -306,7 +306,7 @@ class SpanMetricsStage:
             new_series=tuple(samples.new),
         )
         series = [
-            Outgoing(topic=SERIES.name, key=record_key(name, item.series_id), value=codec.encode(item), time_ns=now_ns)
+            Outgoing(topic=SERIES.name, key=series_key(name, item.series_id), value=codec.encode(item), time_ns=now_ns)
             for item in samples.new
         ]
         # Descriptors first: who reads a sample can look its series up.

@@ -3,8 +3,10 @@
 Contract (proved by `headspring.streaming.testing.EventLogContract` on every backend):
 
 - **Durable on return.** When `append` returns, the records survive `kill -9` and power loss.
-- **Order.** Records of one key keep the order in which `append` was called; in the embedded backend
-  a whole topic does. Offsets of a partition grow by one with each record.
+- **Order.** Records of one key keep the order in which `append` was called, because a key stays in one partition
+  (`headspring.proto.topics.partition_of`). Partitions are read in order each, and in no order among each other; the
+  embedded backend has one, so there a whole topic has one order. Offsets of a partition grow; by one with each
+  record, unless compaction or somebody's transactions leave holes.
 - **At least once.** A consumer gets every record after its group's committed position; after a crash
   it may get records again that it processed but did not commit.
 - **Positions** belong to (group, topic); a new group starts at the oldest record, unless told `latest`.
@@ -40,13 +42,16 @@ class StoredRecord:
     partition: int
     offset: int
     record: Record
+    unreadable: str = ""
+    """Why the value must not be decoded: a release wrote it whose messages this one does not know. An engine puts such
+    a record into the dead letter instead of giving it to its stage. "" for all others."""
 
 
 class Consumer(Protocol):
     """A member of a group that reads one topic."""
 
     async def poll(self, *, max_records: int = 500, max_wait_s: float = 1.0) -> Sequence[StoredRecord]:
-        """The next records in order; an empty sequence when none came within `max_wait_s`."""
+        """The next records, of each partition in order; an empty sequence when none came within `max_wait_s`."""
         ...
 
     def positions(self) -> Mapping[int, int]:
@@ -58,11 +63,13 @@ class Consumer(Protocol):
         ...
 
     async def seek(self, positions: Mapping[int, int]) -> None:
-        """The next `poll` starts at these offsets; nothing is committed."""
+        """The next `poll` starts at these offsets, and where it was in partitions that are not named; nothing is
+        committed."""
         ...
 
     def lag(self) -> int:
-        """Records in the topic that were not polled yet."""
+        """Records in the topic that were not polled yet: exact for those appended here, others are noticed within
+        seconds."""
         ...
 
     async def close(self) -> None: ...
@@ -78,7 +85,8 @@ class EventLog(Protocol):
     async def consumer(self, topic: str, group: str, *, latest: bool = False) -> Consumer: ...
 
     async def latest_by_key(self, topic: str) -> Sequence[StoredRecord]:
-        """The newest record of every key of a compacted topic, in offset order; empty values are gone."""
+        """The newest record of every key of a compacted topic, of each partition in offset order; empty values are
+        gone."""
         ...
 
     async def end_offsets(self, topic: str) -> Mapping[int, int]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
@@ -41,15 +39,6 @@ async def configure(
         wanted = type(current).from_json(body)
     except (TypeError, ValueError) as error:
         raise ContractError(f"these are not detection settings: {error}") from error
-    # First written, then in force: what a restart would forget was not accepted.
-    await asyncio.to_thread(_replace, services.data / "detection.json", json.dumps(wanted.to_json(), indent=2))
-    services.detect.configure(wanted)
+    await services.detect.configure(wanted, actor=who.name, time_ns=services.clock.now_ns())
     response.headers["ETag"] = _etag(wanted.to_json())
     return wanted.to_json()
-
-
-def _replace(file: Path, text: str) -> None:
-    """Whole or not at all, so that a crash leaves settings that can be read."""
-    fresh = file.with_suffix(".new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(file)

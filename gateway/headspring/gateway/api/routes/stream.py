@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from headspring.gateway.api.access import Installation, Viewer
+from headspring.proto.errors import Unavailable
 
 router = APIRouter(tags=["stream and health"])
 
@@ -52,10 +53,17 @@ async def health(services: Installation, who: Viewer) -> dict[str, Any]:
         name: asdict(state) if is_dataclass(state) and not isinstance(state, type) else state
         for name, state in services.stage_health().items()
     }
+    backends = services.backends()
+    try:
+        documents = dict(await asyncio.to_thread(services.documents.counts, who.tenant))
+    except Unavailable:
+        documents = {}  # the backend's own entry says so
+    degraded = any(not backend.up for backend in backends.values())
     return {
-        "status": "ok" if services.ready() else "starting",
+        "status": "starting" if not services.ready() else "degraded" if degraded else "ok",
         "stages": stages,
-        "documents": dict(await asyncio.to_thread(services.documents.counts, who.tenant)),
+        "documents": documents,
+        "backends": {name: asdict(backend) for name, backend in backends.items()},
     }
 
 

@@ -90,7 +90,7 @@ async def declare(services: Installation, who: Admin, body: TopologyBody) -> dic
 @router.get("/services", summary="Services with a health score from 0 (bad) to 1 (good)")
 async def services_health(services: Installation, who: Viewer) -> dict[str, Any]:
     found = await asyncio.to_thread(services.topology.snapshot, who.tenant, at_ns=services.clock.now_ns())
-    scores = services.detect.health_scores(who.tenant)
+    scores = await asyncio.to_thread(services.detect.health_scores, who.tenant)
     names = sorted({node.entity for node in found.nodes} | set(scores))
     return {
         "items": [{"entity": name, "health": to_jsonable(scores[name]) if name in scores else None} for name in names]

@@ -1,0 +1,1 @@
+"""What processes share without keeping it: cache, locks, limits, cool-downs."""

@@ -1,0 +1,1 @@
+"""The document store on Elasticsearch 8; needs the extra `distributed`."""

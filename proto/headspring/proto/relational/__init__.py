@@ -1,0 +1,1 @@
+"""Relational databases of every room: one way to open a SQLite file or PostgreSQL."""
