@@ -190,6 +190,7 @@ class TestAServerThatFails:
     def test_a_killed_server_loses_nothing_that_it_had_taken(self, own: Victoria) -> None:
         with opened(own) as store, opened(own) as other:
             store.register([series(1), series(2)])
+            time.sleep(1.1)  # a server tells the second in which it was started, and on a quick machine that is all
             for second in range(200):
                 store.write(batch([(1, second, float(second)), (2, second, math.nan)]))
                 store.flush()
