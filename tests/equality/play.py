@@ -137,9 +137,14 @@ async def play(
             topic, record = recording[place]
             due.setdefault(topic, []).append(record)
             place += 1
+        # What others made of telemetry comes after it, and after what was said to it: series are described by then.
+        features = due.pop(FEATURES.name, [])
         for topic, records in due.items():
             await line.log.append(topic, records)
         await line.drain()
+        if features:
+            await line.log.append(FEATURES.name, features)
+            await line.drain()
         for turn in line.turns:
             if turn is line.turns[-1] and line.settled is not None:
                 await line.settled()

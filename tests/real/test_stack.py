@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.real.migrations import killed_and_done
 from tests.real.role_starts import Said, start
 from tests.servers import stack
 from tests.servers.headspring import Headspring, eventually, headspring
@@ -23,8 +23,8 @@ from headspring.gateway.runtime.shape import SHAPE
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
-KILLS = 4
-"""Of the migration, each a little later than the one before."""
+KILLS = (0, 3, 6, 9)
+"""Pages after which the migration is killed."""
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +75,7 @@ def embedded(folder: Path) -> Headspring:
 @pytest.fixture(scope="module")
 def moved(folder: Path, place: dict[str, Any], embedded: Headspring) -> list[dict[str, Any]]:
     """What `headspring migrate` says of each part, after it was killed several times and called again."""
-    argv = [
-        str(Path(sys.executable).with_name("headspring")), "migrate", str(folder / "data"), "--config", place["config"],
-        "--data", str(folder / "migration"), "-o", "json",
-    ]  # fmt: skip
-    for kill in range(KILLS):
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        lines = 0
-        for line in process.stderr or ():
-            lines += " moved" in line
-            if lines > kill * 3:
-                break
-        process.kill()
-        process.wait()
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return killed_and_done(folder / "data", Path(place["config"]), folder / "migration", KILLS)
 
 
 @pytest.fixture(scope="module")

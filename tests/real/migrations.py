@@ -1,0 +1,40 @@
+"""`headspring migrate`, killed on the way and called again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def killed_and_done(data: Path, config: Path, folder: Path, kills: Sequence[int]) -> list[dict[str, Any]]:
+    """What the command says of each part once it was let to its end.
+
+    Args:
+        data: Folder of the installation to move.
+        config: Settings of the one to move to.
+        folder: For what the command itself writes.
+        kills: SIGKILL comes when the command has told of so many pages, one call of it after the other.
+    """
+    argv = [
+        str(Path(sys.executable).with_name("headspring")), "migrate", str(data), "--config", str(config),
+        "--data", str(folder), "-o", "json",
+    ]  # fmt: skip
+    for pages in kills:
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        told = 0
+        for line in process.stderr or ():
+            told += " moved" in line
+            if told > pages:
+                break
+        else:
+            raise AssertionError(f"it ended with {process.wait()} after {told} pages, before it could be killed")
+        process.kill()
+        process.wait()
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
