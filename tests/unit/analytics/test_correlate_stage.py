@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -253,6 +254,29 @@ def test_a_restored_stage_goes_on_where_it_was() -> None:
     assert house.stage.snapshot() == state
     (incident,) = house.say(ended(alert))
     assert (incident.version, incident.state) == (2, IncidentState.SETTLING)
+
+
+def test_a_snapshot_of_the_version_before_is_read() -> None:
+    house = House()
+    alert = house.alert("errors", "B")
+    house.say(alert)
+    now = house.stage.snapshot()
+    old = json.loads(now)
+    assert old["format"] == 2
+    old["format"] = 1
+    (tenant,) = old["tenants"].values()
+    for record in tenant["records"]:
+        record["members"] = [json.loads(text) for text in record["members"]]
+        record["timeline"] = [
+            dict(zip(("time_ns", "kind", "text", "actor", "ref"), row, strict=True)) for row in record["timeline"]
+        ]
+        assert record["timeline"]
+    for _, family in tenant["kernel"]["families"]:
+        names = ("onset_ns", "last_ns", "alerts", "rank", "causal", "pressed", "symptom")
+        family["evidence"] = {entity: dict(zip(names, row, strict=True)) for entity, row in family["evidence"].items()}
+        assert family["evidence"]
+    house.stage.restore(json.dumps(old).encode())
+    assert house.stage.snapshot() == now
 
 
 def test_tenants_do_not_meet() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,7 +185,7 @@ class Family:
             "active_ns": self.active_ns,
             "lags_s": self.lags_s,
             "representatives": [_signal_row(signal) for signal in self.representatives.values()],
-            "evidence": {entity: dataclasses.asdict(item) for entity, item in self.evidence.items()},
+            "evidence": {entity: item.row() for entity, item in self.evidence.items()},
             "pending": [[_signal_row(item.signal), item.marked, item.group] for item in self.pending],
             "groups": [[name, item.opened_ns, sorted(item.roots), item.pinned] for name, item in self.groups.items()],
             "firing": self.firing,
@@ -204,7 +203,7 @@ class Family:
             active_ns=state["active_ns"],
             lags_s=list(state["lags_s"]),
             representatives={signal.entity: signal for signal in signals},
-            evidence={entity: Evidence(**item) for entity, item in state["evidence"].items()},
+            evidence={entity: Evidence.of(row) for entity, row in state["evidence"].items()},
             pending=[
                 Pending(signal=_signal(row), marked=marked, group=group) for row, marked, group in state["pending"]
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ _MEMBERS = 500
 """Alerts listed in one incident; of later ones only whether they still fire is kept."""
 _TIMELINE = 300
 """Entries of one incident; the oldest but the first goes beyond."""
+_ENTRY = ("time_ns", "kind", "text", "actor", "ref")
+"""Fields of a timeline entry in snapshots."""
 _NAMED = 3
 """Affected entities that a title names."""
 _PHRASES = {
@@ -37,7 +40,7 @@ _PHRASES = {
 
 @dataclass(slots=True)
 class Held:
-    """A member and what correlation knows of it."""
+    """A member and what correlation knows of it; never changed, `replace` makes another."""
 
     alert: Alert
     place: str
@@ -45,6 +48,25 @@ class Held:
     components: Mapping[str, float]
     surprise: float
     verdict: Verdict | None
+    _text: str = field(default="", init=False, repr=False, compare=False)
+
+    def text(self) -> str:
+        """As JSON, alert as protobuf in base64: made once, for a snapshot follows every batch of a storm."""
+        if not self._text:
+            verdict = dataclasses.asdict(self.verdict) if self.verdict else None
+            alert = base64.b64encode(codec.encode(self.alert)).decode()
+            self._text = json.dumps([alert, self.place, dict(self.components), self.surprise, verdict])
+        return self._text
+
+    @classmethod
+    def of(cls, text: str | Sequence[Any]) -> Held:
+        """What `text` gave; snapshots of format 1 have the same as a list."""
+        row: Sequence[Any] = json.loads(text) if isinstance(text, str) else text
+        alert, place, components, surprise, verdict = row
+        return cls(
+            alert=codec.decode(Alert, base64.b64decode(alert)), place=place, components=components, surprise=surprise,
+            verdict=Verdict(**verdict) if verdict else None,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -164,46 +186,33 @@ class Record:
         return f"{text}, felt at {', '.join(others)}" if others else text
 
     def dump(self) -> Mapping[str, Any]:
-        """As plain JSON values; alerts as protobuf in base64."""
+        """As plain JSON values."""
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {
             **plain,
             "state": self.state.value,
             "firing": sorted(self.firing),
-            "timeline": [dataclasses.asdict(entry) for entry in self.timeline],
-            "members": [
-                [
-                    base64.b64encode(codec.encode(held.alert)).decode(),
-                    held.place,
-                    held.components,
-                    held.surprise,
-                    dataclasses.asdict(held.verdict) if held.verdict else None,
-                ]
-                for held in self.members.values()
-            ],
+            "timeline": [[getattr(one, name) for name in _ENTRY] for one in self.timeline],
+            "members": [held.text() for held in self.members.values()],
         }
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> Record:
-        members: dict[str, Held] = {}
-        for data, place, parts, surprise, verdict in state["members"]:
-            alert = codec.decode(Alert, base64.b64decode(data))
-            members[alert.alert_id] = Held(
-                alert=alert,
-                place=place,
-                components=parts,
-                surprise=surprise,
-                verdict=Verdict(**verdict) if verdict else None,
-            )
+        members = [Held.of(text) for text in state["members"]]
         return cls(
             **{
                 **state,
                 "state": IncidentState(state["state"]),
                 "firing": set(state["firing"]),
-                "timeline": [TimelineEntry(**entry) for entry in state["timeline"]],
-                "members": members,
+                "timeline": [_entry(row) for row in state["timeline"]],
+                "members": {held.alert.alert_id: held for held in members},
             }
         )
+
+
+def _entry(row: Sequence[Any] | Mapping[str, Any]) -> TimelineEntry:
+    """Of a snapshot; those of format 1 name the fields."""
+    return TimelineEntry(**row if isinstance(row, Mapping) else dict(zip(_ENTRY, row, strict=True)))
 
 
 def _phrase(alert: Alert) -> str:

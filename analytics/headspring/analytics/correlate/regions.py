@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from headspring.analytics.correlate.shape import Shape
 from headspring.proto.clock import NS_PER_S
@@ -42,6 +43,15 @@ class Evidence:
     """Has an alert about load or a resource."""
     symptom: bool = True
     """Has an alert about errors or latency, which its callers would feel."""
+
+    def row(self) -> list[Any]:
+        """For snapshots: fields in order, without the deep copy of `asdict`."""
+        return [getattr(self, name) for name in self.__slots__]
+
+    @classmethod
+    def of(cls, row: Sequence[Any] | Mapping[str, Any]) -> Evidence:
+        """What `row` gave; snapshots of format 1 name the fields."""
+        return cls(**row if isinstance(row, Mapping) else dict(zip(cls.__slots__, row, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

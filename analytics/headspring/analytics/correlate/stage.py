@@ -24,8 +24,8 @@ from headspring.proto.topics import ACTIONS, ALERTS, CHANGES, DIAGNOSES, FEEDBAC
 from headspring.streaming.engine.port import Outgoing
 from headspring.streaming.log.port import StoredRecord
 
-_FORMAT = 1
-"""Of the snapshot."""
+_FORMAT = 2
+"""Of the snapshot; 1 is read too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +126,8 @@ class CorrelateStage:
         if not state:
             return
         data = json.loads(state)
-        if data.get("format") != _FORMAT:
-            raise ContractError(f"snapshot of {self.name} has format {data.get('format')!r}, wanted {_FORMAT}")
+        if data.get("format") not in (1, _FORMAT):
+            raise ContractError(f"snapshot of {self.name} has format {data.get('format')!r}, wanted 1 or {_FORMAT}")
         for tenant, item in data["tenants"].items():
             self._of(tenant).load(item)
 
