@@ -20,7 +20,8 @@ LONG := tests/faults/test_flink_kill9.py tests/faults/test_faust_kill9.py tests/
         tests/real/test_flink_windows.py tests/real/test_gateway_limits.py tests/real/test_kafka_engine.py \
         tests/faults/test_stack_faults.py tests/faults/test_stack_scenarios.py tests/real/test_same_answers.py \
         tests/faults/test_partitioned_collector.py tests/faults/test_stores_killed.py \
-        tests/faults/test_broker_full_disk.py tests/faults/test_migrate_demo.py tests/real/test_role_refusals.py
+        tests/faults/test_broker_full_disk.py tests/faults/test_migrate_demo.py tests/faults/test_two_of_each.py \
+        tests/real/test_role_refusals.py
 # What test-real needs; the others are for test-faults and the stack.
 SERVERS := chromium prometheus alertmanager victoria compose_schema kafka elasticsearch neo4j redis minio postgres
 export UV_PYTHON_DOWNLOADS := never

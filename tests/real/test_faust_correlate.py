@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.equality.play import Turn
 from tests.servers.kafka import kafka
 
 from headspring.analytics.correlate.stage import CorrelateStage
@@ -82,9 +83,10 @@ async def incidents(log: EventLog) -> dict[tuple[str, str], Incident]:
     return {(one.tenant, one.incident_id): replace(one, version=0) for one in found}
 
 
-async def run(log: EventLog, engine: Engine, clock: ManualClock) -> dict[tuple[str, str], Incident]:
+async def run(log: EventLog, engine: Engine, turn: Turn) -> dict[tuple[str, str], Incident]:
     """Feeds all rounds; the incidents once all have ended."""
     await engine.start()
+    clock = turn.clock
     for round_ in alerts(seed=7):
         records = [
             Record(key=record_key(one.tenant, one.entity), value=codec.encode(one), time_ns=clock.now_ns())
@@ -92,9 +94,8 @@ async def run(log: EventLog, engine: Engine, clock: ManualClock) -> dict[tuple[s
         ]
         await log.append(ALERTS.name, records)
         assert await engine.drain(60)
-        await ticked(clock, 5)
-    for _ in range(6):
-        await ticked(clock, 5)
+        await seconds(turn, 5)
+    await seconds(turn, 30)
     async with asyncio.timeout(60):
         found = await incidents(log)
         while any(one.state not in (IncidentState.RESOLVED, IncidentState.MERGED) for one in found.values()):
@@ -104,26 +105,30 @@ async def run(log: EventLog, engine: Engine, clock: ManualClock) -> dict[tuple[s
     return found
 
 
-async def ticked(clock: ManualClock, seconds: float) -> None:
+async def seconds(turn: Turn, count: int) -> None:
     """Time passes, and every stage has had its turn."""
-    clock.advance(seconds)
-    await asyncio.sleep(0.3)
+    for _ in range(count):
+        await turn.second()
 
 
 async def test_the_same_alerts_make_the_same_incidents_on_faust_as_in_one_process(tmp_path: Path) -> None:
     topology = chain()
 
-    def stage(clock: ManualClock) -> Callable[[], CorrelateStage]:
-        return lambda: CorrelateStage(clock=clock, topology=topology)
+    def stage(turn: Turn) -> Callable[[], CorrelateStage]:
+        def make() -> CorrelateStage:
+            counted: CorrelateStage = turn.counted(CorrelateStage(clock=turn.clock, topology=topology))
+            return counted
 
-    clock = ManualClock(start_ns=START_NS)
+        return make
+
+    turn = Turn(clock := ManualClock(start_ns=START_NS))
     embedded = await SegmentLog.open(tmp_path / "log", clock=clock)
     local = LocalEngine(embedded, clock=clock)
-    local.add(stage(clock)())
-    wanted = await run(embedded, local, clock)
+    local.add(stage(turn)())
+    wanted = await run(embedded, local, turn)
     await embedded.close()
 
-    clock = ManualClock(start_ns=START_NS)
+    turn = Turn(clock := ManualClock(start_ns=START_NS))
     with kafka(tmp_path / "kafka", settings={"log.retention.check.interval.ms": "3600000"}) as broker:
         names = [*CorrelateStage.inputs, INCIDENTS.name, DEAD_LETTER.name]
         log = await KafkaLog.open(
@@ -131,8 +136,8 @@ async def test_the_same_alerts_make_the_same_incidents_on_faust_as_in_one_proces
             writes=names,
         )  # fmt: skip
         engine = FaustEngine(log, clock=clock, app_id="t.correlate", data=tmp_path / secrets.token_hex(4))
-        engine.add(stage(clock))
-        found = await run(log, engine, clock)
+        engine.add(stage(turn))
+        found = await run(log, engine, turn)
         await log.close()
     keys = [record_key(tenant, CHAIN[0]) for tenant in TENANTS]
     assert len({partition_of(ALERTS.name, key, PARTITIONS) for key in keys}) > 2, "tenants of several partitions"
