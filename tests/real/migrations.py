@@ -25,13 +25,13 @@ def killed_and_done(data: Path, config: Path, folder: Path, kills: Sequence[int]
     ]  # fmt: skip
     for pages in kills:
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        told = 0
+        said: list[str] = []
         for line in process.stderr or ():
-            told += " moved" in line
-            if told > pages:
+            said.append(line)
+            if sum(" moved" in line for line in said) > pages:
                 break
         else:
-            raise AssertionError(f"it ended with {process.wait()} after {told} pages, before it could be killed")
+            raise AssertionError(f"it ended with {process.wait()} before it could be killed: {''.join(said)[-3000:]}")
         process.kill()
         process.wait()
     done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)

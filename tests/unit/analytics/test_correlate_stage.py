@@ -107,6 +107,16 @@ def test_the_first_alert_opens_an_incident_at_once() -> None:
     assert not incident.members[0].suppressed
 
 
+def test_the_title_does_not_depend_on_the_order_in_which_alerts_of_one_moment_come() -> None:
+    titles = set()
+    for order in ("XWB", "WXB", "BXW", "BWX"):
+        house = House()
+        house.graph = Fixed("XB", "WB")
+        house.stage = CorrelateStage(clock=house.clock, topology=house.graph, config=house.config)
+        titles.add(house.say(*(house.alert("errors", letter) for letter in order))[-1].title)
+    assert titles == {"Errors at B, felt at W, X"}
+
+
 def test_a_symptom_at_the_caller_joins_and_the_callee_is_shown() -> None:
     house = House()
     caller = house.alert("errors", "A", severity=Severity.CRITICAL)

@@ -124,6 +124,25 @@ async def test_killed_after_every_page_and_resumed_it_is_whole(part: Part) -> No
     assert rounds > 2
 
 
+@pytest.mark.parametrize(("off", "equal"), [(1e-12, True), (1e-10, False)])
+async def test_the_thirteenth_digit_of_a_sample_is_not_part_of_the_proof_and_the_tenth_is(
+    tmp_path: Path, off: float, equal: bool
+) -> None:
+    source, target = DuckDbSeriesStore(tmp_path / "s1"), DuckDbSeriesStore(tmp_path / "s2")
+    known = SeriesDescriptor(series_id=1, tenant="default", name="load", labels={})
+    third = np.array([1 / 3, 2 / 3, np.nan, np.inf, 0.0])
+    for store, value in ((source, third), (target, third * (1 - off))):
+        store.write(
+            MetricBatch(
+                tenant="default", series_id=np.ones(5, dtype=np.uint64), time_ns=np.arange(1, 6) * 10**9, value=value,
+                kind=np.ones(5, dtype=np.uint8), new_series=(known,),
+            )
+        )  # fmt: skip
+    part = SeriesPart(source, target, lambda: target)
+    assert (await part.source() == await part.target()) is equal
+    source.close()
+
+
 async def test_what_is_missing_or_other_at_the_target_is_seen(part: Part) -> None:
     assert (await part.source()).digest != (await part.target()).digest
     await part.copy("", lambda after, copied: None)

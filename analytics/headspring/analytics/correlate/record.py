@@ -178,8 +178,9 @@ class Record:
 
     def _title(self, heard: Sequence[Held]) -> str:
         shown = self.members[self.shown].alert
-        names = [entity_name(held.alert.entity) for held in heard]
-        others = [name for name in dict.fromkeys(names) if name != entity_name(shown.entity)]
+        # Not as they came in: alerts of one moment come in any order.
+        since = sorted((held.alert.starts_ns, entity_name(held.alert.entity)) for held in heard)
+        others = [name for name in dict.fromkeys(name for _, name in since) if name != entity_name(shown.entity)]
         text = f"{_phrase(shown)} at {entity_name(shown.entity)}"
         if len(others) > _NAMED:
             return f"{text}, felt at {', '.join(others[:_NAMED])} and {len(others) - _NAMED} more"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headspring.gateway.migrate.part import Content, Digest
 from headspring.knowledge.documents.port import Document, DocumentStore, LogHit
-from headspring.knowledge.series.port import PRECISION_NS, SeriesStore
+from headspring.knowledge.series.port import PRECISION_NS, SeriesData, SeriesStore
 from headspring.knowledge.topology.port import TopologyGraph
 from headspring.models.artifacts.port import ArtifactStore
 from headspring.proto import codec
@@ -23,6 +23,10 @@ _PAGE = 200
 _SERIES_PAGE = 100
 _MOST_SERIES = 10_000_000
 _EVER_NS = 2**62
+_KEPT = 1e-11
+"""What twelve significant digits, cut off, may be off by."""
+_KEPT_OF_LARGEST = 1e-14
+"""Of the largest value of a series: as the port of series stores promises, both."""
 Note = Callable[[str, int], None]
 
 
@@ -164,7 +168,7 @@ class SeriesPart:
     async def target(self) -> Content:
         store = await asyncio.to_thread(self._reopened)
         try:
-            return await asyncio.to_thread(self._content, store)
+            return await asyncio.to_thread(self._content, store, like=self._source)
         finally:
             await asyncio.to_thread(store.close)
 
@@ -184,14 +188,19 @@ class SeriesPart:
                 flush()
             note(f"{tenant}/{group[-1].series_id}", len(found))
 
-    def _content(self, store: SeriesStore) -> Content:
+    def _content(self, store: SeriesStore, *, like: SeriesStore | None = None) -> Content:
+        """A value that is the one of `like` as far as stores keep values counts as that one."""
         digest = Digest()
         for group in self._groups(store):
-            found = store.select_ids(
-                group[0].tenant, [one.series_id for one in group], start_ns=self._since_ns, end_ns=_EVER_NS
+            tenant, ids = group[0].tenant, [one.series_id for one in group]
+            found, known = (
+                one.select_ids(tenant, ids, start_ns=self._since_ns, end_ns=_EVER_NS) if one is not None else {}
+                for one in (store, like)
             )
             for series_id, data in found.items():
-                digest.add(_fingerprint(group[0].tenant, series_id, data.time_ns, data.value))
+                other = known.get(series_id)
+                value = data.value if other is None else _kept(data, other)
+                digest.add(_fingerprint(tenant, series_id, data.time_ns, value))
         return digest.content()
 
     def _groups(self, store: SeriesStore) -> Iterator[Sequence[SeriesDescriptor]]:
@@ -216,11 +225,23 @@ def _batch(
     )
 
 
+def _kept(found: SeriesData, wanted: SeriesData) -> NDArray[np.float64]:
+    """The values of `wanted` where `found` has them at the same times, to the digits that a store keeps.
+
+    Rounding both sides would not do: a store that cuts the thirteenth digit off may end on the other side of any limit.
+    """
+    if not np.array_equal(found.time_ns // PRECISION_NS, wanted.time_ns // PRECISION_NS):
+        return found.value
+    largest = np.max(np.abs(wanted.value), initial=0.0, where=np.isfinite(wanted.value))
+    same = np.isclose(found.value, wanted.value, rtol=_KEPT, atol=_KEPT_OF_LARGEST * largest, equal_nan=True)
+    return np.where(same, wanted.value, found.value)
+
+
 def _fingerprint(tenant: str, series_id: int, time_ns: NDArray[np.int64], value: NDArray[np.float64]) -> bytes:
-    """Values to twelve significant digits, which is what every backend keeps; all NaNs are one."""
-    text = ",".join(f"{one:.12g}" for one in value.tolist())
-    times = hashlib.sha256(np.ascontiguousarray(time_ns // PRECISION_NS).tobytes()).hexdigest()
-    return f"{tenant}/{series_id}/{times}/{text}".encode()
+    """All NaNs are one."""
+    plain = np.where(np.isnan(value), np.nan, value) + 0.0  # one zero, too
+    parts = (np.ascontiguousarray(one).tobytes() for one in (time_ns // PRECISION_NS, plain))
+    return f"{tenant}/{series_id}/{'/'.join(hashlib.sha256(part).hexdigest() for part in parts)}".encode()
 
 
 class TopologyPart:
