@@ -49,7 +49,7 @@ def test_what_the_demo_left_is_the_same_after_a_migration_under_kills(tmp_path: 
             print(json.dumps(part))
         assert all(part["equal"] for part in moved), moved
         counts = {part["part"]: part["source"] for part in moved}
-        assert counts["rows of runs"] == 1
+        assert counts["rows of runs"] >= 4, "the run, its decision, events and steps"
         assert counts["documents"] > 0
         assert counts["series"] > 50
         with stack.roles(tmp_path, place, print) as running:
