@@ -90,7 +90,7 @@ class Line:
     turns: Sequence[Turn]
     """In the order of the flow."""
     settled: Callable[[], Awaitable[None]] | None = None
-    """Waits until stores show what was written to them; asked before the last turn."""
+    """Waits until stores show what was written: telemetry before its features come, all before the last turn."""
     ready: Callable[[], bool] | None = None
     """Whether every engine has its share of the work."""
 
@@ -142,6 +142,8 @@ async def play(
         for topic, records in due.items():
             await line.log.append(topic, records)
         await line.drain()
+        if line.settled is not None:  # features may lead to a diagnosis at once
+            await line.settled()
         if features:
             await line.log.append(FEATURES.name, features)
             await line.drain()

@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from confluent_kafka.admin import AdminClient
 
 from headspring.streaming.log.kafka.connection import KafkaConnection
-from headspring.streaming.log.kafka.errors import Heard, at_start, error_of, leaderless, retryable, translate
+from headspring.streaming.log.kafka.errors import Heard, at_start, error_of, gone, leaderless, retryable, translate
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -25,6 +25,8 @@ _REQUEST_S = 3.0
 _SETTLING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID})
 """Brokers learn of a new topic one after the other."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+_NEWS_S = 5.0
+"""A topic that one broker shows has reached all others by then."""
 
 
 class Cluster:
@@ -101,7 +103,7 @@ class Cluster:
         loop = asyncio.get_running_loop()
         return await retried(
             lambda: loop.run_in_executor(self._thread, ask), self.connection, doing=doing,
-            permission=f"Describe on topic {topic}",
+            permission=f"Describe on topic {topic}", news_s=_NEWS_S,
         )  # fmt: skip
 
     def _leaderless(self, topic: str) -> list[int]:
@@ -111,19 +113,25 @@ class Cluster:
 
 
 async def retried(
-    ask: Callable[[], Awaitable[T]], connection: KafkaConnection, *, doing: str, permission: str = ""
-) -> T:
+    ask: Callable[[], Awaitable[T]], connection: KafkaConnection, *, doing: str, permission: str = "",
+    news_s: float = 0.0,
+) -> T:  # fmt: skip
     """`ask` until it succeeds, for a while.
+
+    Args:
+        news_s: For so long a topic that nobody knows may be one that a broker has not heard of yet.
 
     Raises:
         PlatformError: as `errors.translate` says.
     """
-    deadline_s, wait_s = time.monotonic() + _TRY_FOR_S, _FIRST_WAIT_S
+    began_s, wait_s = time.monotonic(), _FIRST_WAIT_S
     while True:
         try:
             return await ask()
         except KafkaException as failure:
-            if not retryable(error_of(failure)) or time.monotonic() + wait_s > deadline_s:
+            error = error_of(failure)
+            for_s = _TRY_FOR_S if retryable(error) else news_s if gone(error) else 0.0
+            if time.monotonic() + wait_s > began_s + for_s:
                 raise translate(failure, connection, doing=doing, permission=permission) from failure
         await asyncio.sleep(wait_s)
         wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)

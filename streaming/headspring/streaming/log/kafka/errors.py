@@ -123,6 +123,11 @@ def retryable(error: KafkaError) -> bool:
     return error.retriable() or error.code() in _RETRY
 
 
+def gone(error: KafkaError) -> bool:
+    """Whether who answered knows no such topic or partition."""
+    return error.code() in _GONE
+
+
 def a_person_must_act(error: KafkaError) -> bool:
     """Whether it is a wrong sign-in or a missing permission."""
     return error.code() in _SIGN_IN or error.code() in _FORBIDDEN
