@@ -132,7 +132,7 @@ async def compare(
     """What differs from the embedded shape, by shape.
 
     Args:
-        exact: Whether diagnoses on Kafka with the kernel must be the same version by version. One process has all alerts
+        exact: Whether diagnoses on Kafka with the kernel must be the same version by version. One process has alerts
             of a second at once; those of several partitions come one after the other, and where a second has alerts of
             more than one, a first look may see a part of them. With Flink that is so always.
     """
