@@ -48,6 +48,8 @@ SERIES = 10_000
 SECONDS = 600
 WARM = 0.4
 LIVE_SERIES, LIVE_S = 2_000, 45
+HOP_SLIDE_S = 10
+"""Flink's own windows are measured with this slide: with 1 s each sample is in 300 windows, and a run takes an hour."""
 HOP = """\
 INSERT INTO nowhere
 SELECT tenant, shard, series_id, window_end, COUNT(`value`), AVG(`value`), STDDEV_POP(`value`), MIN(`value`),
@@ -270,6 +272,8 @@ def run(stack: Stack) -> dict[str, Any]:
         )  # fmt: skip
         _say(costs)
         costs[f"kernel consumer, a look every {slide} s"] = kernel_cost(stack.kafka.servers, "", samples, float(slide))
+        if slide < HOP_SLIDE_S:
+            continue
         hop = stack.job(f"hop-{slide}")
         costs[f"flink, SQL HOP, slide {slide} s"] = flink_cost(
             stack, lambda job=hop, slide=slide: start_hop(stack, job, slide), samples  # type: ignore[misc]
@@ -312,7 +316,8 @@ def main() -> None:
         "windows of 300 s in panes of 10 s; a checkpoint every 2 s, exactly-once. CPU time of the TaskManager "
         f"(parallelism 2, after the first {WARM:.0%}) or of the consumer process. `SQL HOP` is Flink's own window over "
         "the same table with its own aggregates and no output: no rates, no lateness per series, no first and last "
-        "values (Flink cannot merge them over hopping windows), nothing written.\n\n"
+        "values (Flink cannot merge them over hopping windows), nothing written. Not measured with a slide of 1 s, where "
+        "each sample belongs to 300 windows: not through after 10 CPU minutes.\n\n"
     )
     columns = ("rows_per_cpu_s", "feature_rows_per_cpu_s", "cpu_s", "rows", "checkpoint_mb", "checkpoint_ms")
     text += table(result["cost"], columns)
