@@ -316,8 +316,8 @@ def main() -> None:
         "windows of 300 s in panes of 10 s; a checkpoint every 2 s, exactly-once. CPU time of the TaskManager "
         f"(parallelism 2, after the first {WARM:.0%}) or of the consumer process. `SQL HOP` is Flink's own window over "
         "the same table with its own aggregates and no output: no rates, no lateness per series, no first and last "
-        "values (Flink cannot merge them over hopping windows), nothing written. Not measured with a slide of 1 s, where "
-        "each sample belongs to 300 windows: not through after 10 CPU minutes.\n\n"
+        "values (Flink cannot merge them over hopping windows), nothing written. Not measured with a slide of 1 s, "
+        "where each sample belongs to 300 windows: not through after 10 CPU minutes.\n\n"
     )
     columns = ("rows_per_cpu_s", "feature_rows_per_cpu_s", "cpu_s", "rows", "checkpoint_mb", "checkpoint_ms")
     text += table(result["cost"], columns)

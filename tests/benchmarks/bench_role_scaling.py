@@ -260,8 +260,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with stack.servers(folder / "servers", _say) as settings:
-            rows = run(Bench(folder, settings), roles)
-    measure.write("role_scaling", {"about": about, "roles": rows}, text(about, rows))
+            bench = Bench(folder, settings)
+            rows: dict[str, Any] = {}
+            for role in roles:  # written after each: it takes a while
+                rows |= run(bench, [role])
+                measure.write("role_scaling", {"about": about, "roles": rows}, text(about, rows))
 
 
 if __name__ == "__main__":
