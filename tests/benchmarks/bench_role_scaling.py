@@ -45,6 +45,8 @@ BACKLOGS: Mapping[str, Callable[[], Backlog]] = {
     "detect": role_load.detect, "correlate": role_load.correlate, "store": role_load.store,
 }  # fmt: skip
 DOORS = {"ingestion": "otlp_port", "gateway": "port"}
+HELPERS = {"ingestion": "gateway", "gateway": "store"}
+"""Who must be there beside them: the gateway brings the first key, the store what is listed."""
 ROLES = (*BACKLOGS, *DOORS)
 _WAIT_S = 300.0
 _LOOK_S = 0.1
@@ -67,6 +69,9 @@ class Bench:
         number = next(self._passes)
         folder = self.folder / f"pass-{number}"
         folder.mkdir()
+        secrets = self.folder / "secrets"  # the database is one for all passes, and holds what they hash
+        secrets.mkdir(mode=0o700, exist_ok=True)
+        (folder / "secrets").symlink_to(secrets)
         place = stack.configure(folder, {**self.settings, "kafka_prefix": f"p{number}."})
         place["prefix"] = f"p{number}."
         with ExitStack() as started:
@@ -118,7 +123,7 @@ def drained(bench: Bench, backlog: Backlog, parts: int) -> Figures:
 
 def knocked(bench: Bench, role: str, parts: int) -> Figures:
     """A load goes to the doors of so many processes."""
-    helpers = ["store"] if role == "gateway" else []
+    helpers = [HELPERS[role]]
     with bench.roles(*helpers, *[role] * parts) as (place, all_processes):
         processes = all_processes[len(helpers) :]
         urls = [one[DOORS[role]] for one in processes]
