@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,17 +24,22 @@ def killed_and_done(data: Path, config: Path, folder: Path, kills: Sequence[int]
         str(Path(sys.executable).with_name("headspring")), "migrate", str(data), "--config", str(config),
         "--data", str(folder), "-o", "json",
     ]  # fmt: skip
+    killed = 0
     for pages in kills:
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said: list[str] = []
         for line in process.stderr or ():
             said.append(line)
             if sum(" moved" in line for line in said) > pages:
+                killed += 1
                 break
-        else:
-            raise AssertionError(f"it ended with {process.wait()} before it could be killed: {''.join(said)[-3000:]}")
         process.kill()
-        process.wait()
+        status = process.wait()
+        # A quick one may be through before all kills have come.
+        assert status in (0, -signal.SIGKILL), f"it ended with {status}: {''.join(said)[-3000:]}"
+    assert killed >= len(kills) // 2, (
+        f"only {killed} of {len(kills)} calls were still moving things when they were killed"
+    )
     done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[dict[str, Any]] = json.loads(done.stdout)

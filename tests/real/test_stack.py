@@ -23,7 +23,7 @@ from headspring.gateway.runtime.shape import SHAPE
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
-KILLS = (0, 3, 6, 9)
+KILLS = (0, 0, 1, 1)
 """Pages after which the migration is killed."""
 
 
