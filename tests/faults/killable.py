@@ -1,4 +1,4 @@
-"""`headspring up` as a process that can be killed and started again on the same folder and ports."""
+"""Processes of Headspring that can be killed and started again on the same folder and ports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.servers.headspring import Headspring
@@ -18,30 +18,21 @@ START_S = 120.0
 """The first start compiles kernels."""
 
 
-class Killable:
-    """One installation over many lives of its process."""
+class Lives:
+    """One command over many lives of its process, its log in one file."""
 
-    def __init__(self, folder: Path, *, data: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], log: Path, health: str, name: str) -> None:
         """
         Args:
-            folder: For the log, and for the data unless `data` says otherwise.
-            data: The platform's data folder.
-            settings: More settings by name, lower case.
+            argv: The command; `env` comes on top of the environment of the test.
+            health: Address that answers 200 once the process is ready.
+            name: For messages.
         """
-        self.data = data or folder / "data"
-        self._log = folder / "headspring.log"
-        key = "hsk_" + secrets.token_urlsafe(32)
-        port, otlp, grpc = free_port(), free_port(), free_port()
-        self._argv = [
-            str(Path(sys.executable).with_name("headspring")), "up", "--data", str(self.data), "--port", str(port),
-            "--otlp-port", str(otlp), "--grpc-port", str(grpc),
-        ]  # fmt: skip
-        given = {f"HEADSPRING_{name.upper()}": value for name, value in (settings or {}).items()}
-        self._env = {**os.environ, "HEADSPRING_BOOTSTRAP_KEY": key, **given}
-        self.asked = Headspring(
-            url=f"http://127.0.0.1:{port}", otlp_url=f"http://127.0.0.1:{otlp}", grpc_target=f"127.0.0.1:{grpc}",
-            api_key=key,
-        )  # fmt: skip
+        self.name = name
+        self._argv = list(argv)
+        self._env = {**os.environ, **env}
+        self._log = log
+        self._health = health
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -62,16 +53,16 @@ class Killable:
                 env=self._env,
             )  # fmt: skip
 
-    def await_ready(self) -> None:
+    def await_ready(self, seconds: float = START_S) -> None:
         """
         Raises:
             RuntimeError: the process ended, or is not ready in time; holds the end of its log.
         """
-        deadline = time.monotonic() + START_S
-        while not healthy(f"{self.asked.url}/api/v1/ready"):
+        deadline = time.monotonic() + seconds
+        while not healthy(self._health):
             ended = self._process.poll() if self._process else -1
             if ended is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"headspring is not ready (ended: {ended}); its log ends:\n{self.log()[-3000:]}")
+                raise RuntimeError(f"{self.name} is not ready (ended: {ended}); its log ends:\n{self.log()[-3000:]}")
             time.sleep(0.05)
 
     def start(self) -> float:
@@ -83,8 +74,8 @@ class Killable:
 
     def kill(self) -> None:
         """SIGKILL, at whatever it is doing."""
+        os.kill(self.process_id, signal.SIGKILL)
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> None:
@@ -94,3 +85,31 @@ class Killable:
 
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+class Killable(Lives):
+    """One installation over many lives of `headspring up`."""
+
+    def __init__(self, folder: Path, *, data: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            folder: For the log, and for the data unless `data` says otherwise.
+            data: The platform's data folder.
+            settings: More settings by name, lower case.
+        """
+        self.data = data or folder / "data"
+        key = "hsk_" + secrets.token_urlsafe(32)
+        port, otlp, grpc = free_port(), free_port(), free_port()
+        argv = [
+            str(Path(sys.executable).with_name("headspring")), "up", "--data", str(self.data), "--port", str(port),
+            "--otlp-port", str(otlp), "--grpc-port", str(grpc),
+        ]  # fmt: skip
+        given = {f"HEADSPRING_{name.upper()}": value for name, value in (settings or {}).items()}
+        self.asked = Headspring(
+            url=f"http://127.0.0.1:{port}", otlp_url=f"http://127.0.0.1:{otlp}", grpc_target=f"127.0.0.1:{grpc}",
+            api_key=key,
+        )  # fmt: skip
+        super().__init__(
+            argv, env={"HEADSPRING_BOOTSTRAP_KEY": key, **given}, log=folder / "headspring.log",
+            health=f"{self.asked.url}/api/v1/ready", name="headspring",
+        )  # fmt: skip

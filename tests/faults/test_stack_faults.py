@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,11 +19,12 @@ import pytest
 from tests.faults.chains import Chain
 from tests.faults.checks import check_alerts, check_audit, check_samples
 from tests.faults.desks import RUNBOOK_SETTINGS, WAITING, Desks, People
+from tests.faults.killable import Lives
 from tests.faults.load import Load
 from tests.faults.operations import Operations
 from tests.servers import stack
 from tests.servers.headspring import Headspring, eventually
-from tests.servers.process import free_port, healthy, stop
+from tests.servers.process import free_port
 
 from headspring.gateway.runtime.shape import SHAPE
 
@@ -35,6 +34,8 @@ ROUNDS = int(os.environ.get("HEADSPRING_ROUNDS", "20"))
 """In each, every role is killed once."""
 STILL_S = float(os.environ.get("HEADSPRING_STILL_S", "60"))
 STEP_S = 0.8
+_READY_S = 180.0
+"""Roles start side by side."""
 HELD = 3
 STORES = {
     "PostgreSQL": "postgres", "Redis": "redis-server", "Elasticsearch": "elasticsearch",
@@ -45,47 +46,20 @@ SEEN = ("PostgreSQL", "Redis", "Elasticsearch", "Neo4j", "VictoriaMetrics")
 """Stores that a running role talks to."""
 
 
-class Role:
+class Role(Lives):
     """One process of a role, over its lives."""
 
     def __init__(self, name: str, folder: Path, place: dict[str, Any]) -> None:
         port = free_port()
-        self.name = name
         self.health = f"http://127.0.0.1:{port}"
-        self._log = folder / f"{name}.log"
-        self._env = {**os.environ, "HEADSPRING_BOOTSTRAP_KEY": place["key"]}
-        self._argv = [
+        argv = [
             str(Path(sys.executable).with_name("headspring")), "run", name, "--config", place["config"],
             "--data", str(folder / "roles" / name), "--health-port", str(port),
         ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def launch(self) -> None:
-        with self._log.open("ab") as out:
-            self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env=self._env,
-            )  # fmt: skip
-
-    def await_ready(self, seconds: float = 180.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not healthy(f"{self.health}/readyz"):
-            ended = self._process.poll() if self._process else -1
-            if ended is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} is not ready (ended: {ended}):\n{self.log()[-3000:]}")
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            stop(self._process)
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        super().__init__(
+            argv, env={"HEADSPRING_BOOTSTRAP_KEY": place["key"]}, log=folder / f"{name}.log",
+            health=f"{self.health}/readyz", name=name,
+        )  # fmt: skip
 
 
 @dataclass
@@ -169,7 +143,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             for role in roles.values():
                 role.launch()
             for role in roles.values():
-                role.await_ready()
+                role.await_ready(_READY_S)
             made.people.join()
             load.start()
             desks[0].start()
@@ -195,7 +169,7 @@ def test_what_was_acknowledged_survives_every_role_killed_over_and_over(site: Si
             site.operations.killed()
         began = time.monotonic()
         role.launch()
-        role.await_ready()
+        role.await_ready(_READY_S)
         starts_s[role.name].append(time.monotonic() - began)
 
     for number in range(ROUNDS):

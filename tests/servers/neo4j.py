@@ -42,7 +42,8 @@ class Neo4j:
     quick: bool = True
     """Compiles less: the start and the first statements take less, the thousandth more."""
     user: str = "neo4j"
-    password: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
+    # Hexadecimal: an argument that begins with a dash would be taken for an option, once in 64 starts.
+    password: str = field(default_factory=lambda: secrets.token_hex(18), repr=False)
     _process: subprocess.Popen[bytes] | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
     _starts: int = 0

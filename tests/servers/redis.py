@@ -95,7 +95,7 @@ def redis(
     folder: Path, *, password: str | None = None, persistent: bool = False, flags: Sequence[str] = ()
 ) -> Iterator[Redis]:
     """An empty server; with a password of its own, or none when that is empty."""
-    secret = secrets.token_urlsafe(18) if password is None else password
+    secret = secrets.token_hex(18) if password is None else password
     server = Redis(folder, free_port(), secret, persistent, flags)
     server.start()
     try:
